@@ -1,0 +1,3 @@
+//! ras-landing.
+
+fn main() {}

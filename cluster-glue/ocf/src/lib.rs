@@ -1,0 +1,1 @@
+//! Shared by the agent and the landing service.

@@ -1,0 +1,1 @@
+//! Node health and evacuation: HaEngine and its engines.

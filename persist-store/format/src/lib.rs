@@ -1,0 +1,1 @@
+//! On-disk format of the retired-page list, shared with firmware: no_std.

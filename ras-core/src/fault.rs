@@ -1,0 +1,54 @@
+//! What we conclude from errors, and why.
+
+use alloc::string::String;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ErrorSource, Location, PfnRange, Severity, Timestamp};
+
+/// A diagnosed fault: something is broken, and this is the evidence.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Fault {
+    /// What is broken.
+    pub mode: FaultMode,
+    /// The worst severity among the errors that led here.
+    pub severity: Severity,
+    /// The source of the error that completed the diagnosis.
+    pub source: ErrorSource,
+    /// When that error happened, or was seen where its source does not say.
+    pub time: Timestamp,
+    /// Where, as far as that error's source knew.
+    pub location: Location,
+    /// The rule that fired and the figures it saw, in one line.
+    pub reason: String,
+    /// Set when this fault brings the host's risk over a limit of the policy: which, and the figures.
+    pub host_risk: Option<String>,
+}
+
+/// What is broken, as far as the evidence goes. Row, column, bank and device modes join here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FaultMode {
+    /// These pages, and as far as we know no others.
+    Pages(PfnRange),
+    /// Data was lost at a place that can't be named as pages (no, coarse or untranslatable address).
+    Unlocated,
+    /// The processor or the whole host can't be trusted.
+    Host {
+        /// Pages to remember for the next boot, where the error named any.
+        pages: Option<PfnRange>,
+    },
+}
+
+impl FaultMode {
+    /// The pages to take out of use, if the fault names any.
+    #[must_use]
+    pub const fn pages(&self) -> Option<PfnRange> {
+        match self {
+            Self::Pages(pages) => Some(*pages),
+            Self::Host { pages } => *pages,
+            Self::Unlocated => None,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Input to records: golden files and hostile bytes.

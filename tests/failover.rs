@@ -1,0 +1,1 @@
+//! Node health and the engines that act on it.

@@ -1,0 +1,1 @@
+//! Stock kernels in QEMU, clusters in namespaces, and the machines' packages.

@@ -1,0 +1,1 @@
+//! A guest moves house with poisoned pages.

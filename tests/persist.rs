@@ -1,0 +1,1 @@
+//! The list survives: crash points, damage, a second writer.

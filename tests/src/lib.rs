@@ -1,0 +1,1 @@
+//! Stories over the whole workspace; everything lives in the test binary `ras`.

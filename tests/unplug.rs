@@ -1,0 +1,1 @@
+//! A guest loses memory and lives: poison, #MC, unplug, refusal.

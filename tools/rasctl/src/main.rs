@@ -1,0 +1,3 @@
+//! Offline decoding and control of rasd.
+
+fn main() {}

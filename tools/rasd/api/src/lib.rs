@@ -1,0 +1,1 @@
+//! What rasd and rasctl say to each other.

@@ -1,0 +1,3 @@
+//! The host daemon: one error, one walk.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! check, tidy, test, demo, lab, bench.
+
+fn main() {}

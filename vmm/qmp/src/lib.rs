@@ -1,0 +1,1 @@
+//! QMP: messages, a client with deadlines, server plumbing with limits.

@@ -1,0 +1,1 @@
+//! A KVM virtual machine monitor whose guests survive memory errors.

@@ -1,0 +1,3 @@
+//! A KVM virtual machine monitor whose guests survive memory errors.
+
+fn main() {}
