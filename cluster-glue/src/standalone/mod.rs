@@ -30,9 +30,9 @@ impl Standalone {
     /// An engine that moves guests through `mover`.
     #[must_use]
     pub fn new(config: StandaloneConfig, mover: Box<dyn Mover>) -> Self {
-        let host = nix::unistd::gethostname()
+        let host = nix::sys::utsname::uname()
             .ok()
-            .and_then(|name| name.into_string().ok())
+            .and_then(|names| names.nodename().to_str().map(str::to_owned))
             .unwrap_or_else(|| "localhost".into());
         Self { config, host, mover, health: Health::Green }
     }
