@@ -114,7 +114,7 @@ pub fn plan(fault: &Fault, host: &HostView) -> Vec<Action> {
         Some(reason) => actions.push(Action::EvacuateHost { reason }),
         // One lost page makes a node second choice, no more; and health never improves by an error.
         None if lost && host.health < Health::Yellow => {
-            actions.push(Action::ReportHealth(Health::Yellow))
+            actions.push(Action::ReportHealth(Health::Yellow));
         }
         None => {}
     }
