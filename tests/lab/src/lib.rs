@@ -1,1 +1,15 @@
 //! Stock kernels in QEMU, clusters in namespaces, and the machines' packages.
+//!
+//! A lab story needs more than a compiler: distribution packages, a stock kernel, our own programs
+//! built for several targets, sometimes root or `/dev/kvm`. The first modules provide these, each
+//! saying what it fetches and why; the later ones are the stories told with them.
+
+mod cache;
+
+pub mod artifacts;
+pub mod capability;
+pub mod packages;
+pub mod story;
+
+pub use cache::cache_dir;
+pub use story::{Story, Summary};
