@@ -5,13 +5,14 @@ use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::{ErrorSource, Pfn, Timestamp};
+use crate::{ErrorSource, Pfn, Severity, Timestamp};
 
 /// Remembers recent events so that a second source's report of one joins it.
 ///
-/// Two reports are the same event when they name the same page, agree on whether data was lost, come
-/// from *different* sources and lie within the window. Two reports from one source are always two
-/// events: that is how corrected errors are counted.
+/// Two reports are the same event when they name the same page, agree on whether the error was
+/// corrected, uncorrected or fatal (sources name the classes in between differently), come from
+/// *different* sources and lie within the window. Two reports from one source are always two events:
+/// that is how corrected errors are counted.
 #[derive(Clone, Debug, Default)]
 pub struct Dedupe {
     recent: VecDeque<Event>,
@@ -20,7 +21,7 @@ pub struct Dedupe {
 #[derive(Clone, Debug)]
 struct Event {
     pfn: Pfn,
-    uncorrected: bool,
+    gravity: Gravity,
     time: Timestamp,
     witnesses: Vec<ErrorSource>,
 }
@@ -33,14 +34,15 @@ impl Dedupe {
     pub fn witness(
         &mut self,
         pfn: Pfn,
-        uncorrected: bool,
+        severity: Severity,
         source: ErrorSource,
         now: Timestamp,
         window_ns: u64,
     ) -> Option<ErrorSource> {
+        let gravity = Gravity::of(severity);
         let same = |event: &&mut Event| {
             event.pfn == pfn
-                && event.uncorrected == uncorrected
+                && event.gravity == gravity
                 && now.0.abs_diff(event.time.0) <= window_ns
                 && !event.witnesses.contains(&source)
         };
@@ -51,8 +53,27 @@ impl Dedupe {
         if self.recent.len() == Self::EVENTS_MAX {
             self.recent.pop_front();
         }
-        self.recent.push_back(Event { pfn, uncorrected, time: now, witnesses: vec![source] });
+        self.recent.push_back(Event { pfn, gravity, time: now, witnesses: vec![source] });
         None
+    }
+}
+
+/// What different sources agree on about one event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Gravity {
+    Corrected,
+    Uncorrected,
+    /// Of its own, so that no milder witness can swallow it.
+    Fatal,
+}
+
+impl Gravity {
+    fn of(severity: Severity) -> Self {
+        match severity {
+            Severity::Fatal => Self::Fatal,
+            severity if severity.is_uncorrected() => Self::Uncorrected,
+            _ => Self::Corrected,
+        }
     }
 }
 
@@ -66,7 +87,8 @@ mod tests {
     fn a_second_source_joins_and_a_second_report_counts() {
         let mut dedupe = Dedupe::default();
         let at = Timestamp::from_secs;
-        let mut see = |source, time| dedupe.witness(Pfn(7), false, source, at(time), WINDOW);
+        let mut see =
+            |source, time| dedupe.witness(Pfn(7), Severity::Corrected, source, at(time), WINDOW);
         assert_eq!(see(ErrorSource::MceRecord, 10), None);
         assert_eq!(see(ErrorSource::ApeiStatusBlock, 11), Some(ErrorSource::MceRecord));
         assert_eq!(
@@ -82,7 +104,13 @@ mod tests {
     fn a_storm_is_bounded() {
         let mut dedupe = Dedupe::default();
         for page in 0..10_000 {
-            dedupe.witness(Pfn(page), false, ErrorSource::MceRecord, Timestamp(page), WINDOW);
+            dedupe.witness(
+                Pfn(page),
+                Severity::Corrected,
+                ErrorSource::MceRecord,
+                Timestamp(page),
+                WINDOW,
+            );
         }
         assert_eq!(dedupe.recent.len(), Dedupe::EVENTS_MAX);
     }

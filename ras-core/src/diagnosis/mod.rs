@@ -1,6 +1,8 @@
 //! Errors to faults. [`analyze`] asks each rule in turn; each rule is a small deterministic function.
 
 mod page;
+#[cfg(test)]
+mod tests;
 
 use alloc::collections::BTreeMap;
 use alloc::collections::BTreeSet;
@@ -152,14 +154,13 @@ pub fn analyze(
     now: Timestamp,
 ) -> Verdict {
     let time = record.time.unwrap_or(now);
-    let uncorrected = record.severity.is_uncorrected();
     let pages = record.pages();
 
     // Arrival time, not the source's own: different sources have clocks of different resolution.
     let window_ns = policy.dedupe_window_ms.saturating_mul(1_000_000);
     if let Some(first) = pages
         && let Some(of) =
-            state.dedupe.witness(first.start, uncorrected, record.source, now, window_ns)
+            state.dedupe.witness(first.start, record.severity, record.source, now, window_ns)
     {
         return Verdict::Duplicate { of };
     }
@@ -169,7 +170,7 @@ pub fn analyze(
             let reason = format!("fatal: {}", record.severity_reason);
             Verdict::Fault(state.fault(policy, record, time, FaultMode::Host { pages }, reason))
         }
-        _ if uncorrected => page::uncorrected(state, policy, record, time),
+        severity if severity.is_uncorrected() => page::uncorrected(state, policy, record, time),
         Severity::Corrected => page::corrected(state, policy, record, time),
         Severity::Informational => Verdict::Noted("informational".into()),
         _ => Verdict::Noted("severity unknown: raw bits kept".into()),

@@ -1,0 +1,215 @@
+//! The rules as stories, and the promises that hold for any sequence of errors.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    Action, AddressMode, ErrorAddress, ErrorClass, Health, HostView, Location, OfflineMode,
+    PfnRange, PhysAddr, Raw, plan,
+};
+
+fn record(severity: Severity, source: ErrorSource, addr: Option<u64>) -> ErrorRecord {
+    ErrorRecord {
+        time: None,
+        source,
+        class: ErrorClass::Memory,
+        severity,
+        severity_reason: String::new(),
+        address: addr.map(|addr| ErrorAddress {
+            addr: PhysAddr(addr),
+            lsb: 12,
+            mode: AddressMode::Physical,
+        }),
+        count: 1,
+        location: Location::default(),
+        summary: String::new(),
+        raw: Raw::None,
+        problems: Vec::new(),
+    }
+}
+
+/// A daemon without I/O: feeds records, collects what it would do.
+#[derive(Default)]
+struct Desk {
+    state: Diagnosis,
+    policy: Policy,
+}
+
+impl Desk {
+    fn see(&mut self, second: u64, record: &ErrorRecord) -> Verdict {
+        analyze(&mut self.state, &self.policy, record, Timestamp::from_secs(second))
+    }
+
+    fn acts(&mut self, second: u64, record: &ErrorRecord) -> Vec<Action> {
+        match self.see(second, record) {
+            Verdict::Fault(fault) => plan(&fault, &HostView::default()),
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn mce(severity: Severity, addr: u64) -> ErrorRecord {
+    record(severity, ErrorSource::MceRecord, Some(addr))
+}
+
+fn retire(pfn: u64, how: OfflineMode, reason: RetireReason) -> Action {
+    Action::RetirePages { pages: PfnRange::single(Pfn(pfn)), how, reason }
+}
+
+#[test]
+fn an_uncorrected_error_retires_its_page_at_once() {
+    for severity in [Severity::Deferred, Severity::Ucna, Severity::Srao, Severity::Srar] {
+        let actions = Desk::default().acts(0, &mce(severity, 0x7000));
+        assert_eq!(
+            actions,
+            [
+                retire(7, OfflineMode::Hard, RetireReason::Uncorrected),
+                Action::ReportHealth(Health::Yellow)
+            ],
+            "{severity}"
+        );
+    }
+}
+
+#[test]
+fn the_second_corrected_error_in_a_day_retires_softly() {
+    let mut desk = Desk::default();
+    let error = mce(Severity::Corrected, 0x7000);
+    assert_eq!(desk.see(0, &error), Verdict::Counted { pfn: Pfn(7), count: 1, limit: 2 });
+    assert_eq!(
+        desk.acts(3600, &error),
+        [retire(7, OfflineMode::Soft, RetireReason::CorrectedThreshold)]
+    );
+    assert_eq!(desk.see(3601, &error), Verdict::AlreadyRetired { pfn: Pfn(7) });
+}
+
+#[test]
+fn one_event_told_by_two_sources_is_acted_on_once() {
+    for severity in [Severity::Corrected, Severity::Srao] {
+        let mut desk = Desk::default();
+        desk.see(0, &mce(severity, 0x7000));
+        for source in [ErrorSource::ApeiStatusBlock, ErrorSource::MemoryFailure] {
+            let again = desk.see(1, &record(severity, source, Some(0x7000)));
+            assert_eq!(again, Verdict::Duplicate { of: ErrorSource::MceRecord });
+        }
+    }
+}
+
+#[test]
+fn no_witness_swallows_a_fatal_error() {
+    let mut desk = Desk::default();
+    desk.see(0, &mce(Severity::Srao, 0x7000));
+    let fatal = record(Severity::Fatal, ErrorSource::Cper, Some(0x7000));
+    assert!(matches!(desk.acts(0, &fatal).last(), Some(Action::EvacuateHost { .. })));
+}
+
+#[test]
+fn the_second_lost_page_in_a_day_empties_the_host() {
+    let mut desk = Desk::default();
+    desk.acts(0, &mce(Severity::Srao, 0x7000));
+    let second = desk.acts(60, &mce(Severity::Srao, 0x9000));
+    assert!(
+        matches!(&second[1], Action::EvacuateHost { reason } if reason.contains("2 uncorrected"))
+    );
+    let mut patient = Desk::default();
+    patient.acts(0, &mce(Severity::Srao, 0x7000));
+    let much_later = patient.acts(86_400, &mce(Severity::Srao, 0x9000));
+    assert!(!much_later.iter().any(|action| matches!(action, Action::EvacuateHost { .. })));
+}
+
+#[test]
+fn a_list_that_grows_too_long_empties_the_host() {
+    let policy = Policy { retired_pages_max: 3, ..Policy::default() };
+    let mut desk = Desk { policy, ..Desk::default() };
+    for page in 0..3 {
+        for _ in 0..2 {
+            let actions = desk.acts(page * 10, &mce(Severity::Corrected, page << 12));
+            assert!(!actions.iter().any(|action| matches!(action, Action::EvacuateHost { .. })));
+        }
+    }
+    desk.see(100, &mce(Severity::Corrected, 3 << 12));
+    let actions = desk.acts(101, &mce(Severity::Corrected, 3 << 12));
+    assert!(matches!(&actions[1], Action::EvacuateHost { reason } if reason.contains("limit 3")));
+}
+
+#[test]
+fn lost_data_without_an_address_still_counts_against_the_host() {
+    let mut desk = Desk::default();
+    let nowhere = record(Severity::Ucna, ErrorSource::MceRecord, None);
+    assert_eq!(desk.acts(0, &nowhere), [Action::ReportHealth(Health::Yellow)]);
+    assert!(matches!(desk.acts(1, &nowhere)[..], [Action::EvacuateHost { .. }]));
+}
+
+#[test]
+fn a_corrected_cache_error_costs_no_page() {
+    let mut desk = Desk::default();
+    let cache = ErrorRecord { class: ErrorClass::Cache, ..mce(Severity::Corrected, 0x7000) };
+    for second in 0..10 {
+        assert!(matches!(desk.see(second * 10, &cache), Verdict::Noted(_)));
+    }
+}
+
+#[test]
+fn a_restart_forgets_neither_counts_nor_pages() {
+    let mut desk = Desk::default();
+    desk.see(0, &mce(Severity::Corrected, 0x7000));
+    let policy = Policy::default();
+    let seen = [(Pfn(7), Timestamp::from_secs(0))];
+    let mut restarted = Desk { state: Diagnosis::restore(&policy, [], seen), policy };
+    assert_eq!(restarted.acts(60, &mce(Severity::Corrected, 0x7000)).len(), 1);
+}
+
+fn any_record() -> impl Strategy<Value = ErrorRecord> {
+    let severity = prop_oneof![
+        Just(Severity::Corrected),
+        Just(Severity::Srao),
+        Just(Severity::Fatal),
+        Just(Severity::Unknown),
+        Just(Severity::Informational)
+    ];
+    let source = prop_oneof![Just(ErrorSource::MceRecord), Just(ErrorSource::Cper)];
+    let addr = prop_oneof![
+        Just(None),
+        (0u64..8).prop_map(|page| Some(page << 12)),
+        any::<u64>().prop_map(Some)
+    ];
+    (severity, source, addr, 0u8..64, any::<u32>()).prop_map(
+        |(severity, source, addr, lsb, count)| {
+            let mut record = record(severity, source, addr);
+            record.count = count;
+            if let Some(address) = &mut record.address {
+                address.lsb = lsb;
+            }
+            record
+        },
+    )
+}
+
+proptest! {
+    /// Whatever arrives in whatever order: no panic, no page condemned twice, and the same input
+    /// gives the same verdicts.
+    #[test]
+    fn any_sequence_is_safe_and_deterministic(
+        errors in prop::collection::vec((any_record(), any::<u64>()), 0..60)
+    ) {
+        let run = || {
+            let mut desk = Desk::default();
+            errors
+                .iter()
+                .map(|(error, time)| analyze(&mut desk.state, &desk.policy, error, Timestamp(*time)))
+                .collect::<Vec<_>>()
+        };
+        let verdicts = run();
+        prop_assert_eq!(&verdicts, &run());
+        let mut condemned = alloc::collections::BTreeSet::new();
+        for verdict in &verdicts {
+            if let Verdict::Fault(Fault { mode: FaultMode::Pages(pages), .. }) = verdict {
+                let fresh = pages.iter().filter(|pfn| condemned.insert(*pfn)).count();
+                prop_assert!(fresh > 0, "a fault that condemns nothing new");
+            }
+        }
+    }
+}
