@@ -5,7 +5,7 @@
 //! | Engine | What it can do |
 //! |---|---|
 //! | [`standalone`] | one machine and one configured peer: moves guests live, **no failover** |
-//! | pacemaker | sets `#health-memory`; Pacemaker moves, fences and restarts |
+//! | [`pacemaker`] | sets `#health-memory`; Pacemaker moves, fences and restarts |
 //! | [`sim`] | records what it was asked; for tests |
 //!
 //! Nothing here knows QMP or machine checks: guests are moved through [`Mover`], which `rasd`
@@ -15,6 +15,7 @@
 
 pub mod engine;
 
+pub mod pacemaker;
 pub mod sim;
 pub mod standalone;
 
@@ -22,5 +23,6 @@ pub use engine::{
     Capabilities, EngineError, Evacuated, HaEngine, Member, MigrationReport, Moved, Mover,
     MoverError, Scope, Stayed,
 };
+pub use pacemaker::{Pacemaker, PacemakerConfig};
 pub use sim::SimEngine;
 pub use standalone::{Standalone, StandaloneConfig};
