@@ -1,0 +1,4 @@
+//! Guest memory.
+
+pub mod mapping;
+mod userfaultfd;
