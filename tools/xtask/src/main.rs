@@ -1,3 +1,86 @@
-//! check, tidy, test, demo, lab, bench.
+//! The project's own tasks: `cargo xtask check | tidy | test | demo | lab | bench`.
 
-fn main() {}
+mod bench;
+mod cargo;
+mod check;
+mod demo;
+mod lab;
+mod test;
+mod tidy;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Tasks of the Rampart project. Run them as `cargo xtask TASK`.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// The fast inner loop: format, lints, tidy, unit tests. Nothing is installed or booted.
+    Check,
+    /// House rules: who may depend on whom, no_std builds, fenced unsafe, the fixed top level.
+    Tidy,
+    /// Every test there is, the labs included. Installs what they need, and says what.
+    Test {
+        /// Leave out the labs (stock kernel in QEMU, cluster in namespaces).
+        #[arg(long)]
+        no_labs: bool,
+    },
+    /// One memory error, end to end, told as a story. Under a minute after the build.
+    Demo {
+        /// Write the story as one JSON object as well.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Show every log line of the programs.
+        #[arg(long)]
+        verbose: bool,
+    },
+    /// One lab by name.
+    Lab {
+        /// `walk`: a stock kernel in QEMU with injected machine checks. `cluster`: Corosync and
+        /// Pacemaker, three nodes, a live migration and a fenced node.
+        #[arg(value_enum)]
+        name: lab::Name,
+    },
+    /// Measure, with a peer or a physical limit in the same run.
+    Bench {
+        /// Which benches; all of them by default.
+        #[arg(value_enum)]
+        names: Vec<bench::Name>,
+        /// Write the figures as JSON: a list of {figure, value, unit, against, ratio, target, met}.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Repetitions of each figure; medians are reported.
+        #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        runs: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    let run = || -> Result<bool> {
+        match Arguments::parse().task {
+            Task::Check => check::run().map(|()| true),
+            Task::Tidy => tidy::run().map(|()| true),
+            Task::Test { no_labs } => test::run(!no_labs),
+            Task::Demo { json, verbose } => demo::run(json.as_deref(), verbose),
+            Task::Lab { name } => lab::run(name),
+            Task::Bench { names, json, runs } => bench::run(&names, json.as_deref(), runs),
+        }
+    };
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

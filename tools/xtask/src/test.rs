@@ -1,0 +1,37 @@
+//! Every test: lints, the workspace's tests with the real programs, then the labs.
+
+use anyhow::{Context as _, Result};
+use ras_lab::{Summary, artifacts};
+
+use crate::{cargo, check, lab};
+
+/// Runs everything; false if a lab step did not hold.
+pub(crate) fn run(labs: bool) -> Result<bool> {
+    check::lints()?;
+
+    println!("xtask: building the programs the stories run");
+    let programs = ["rasd", "rasctl", "rasvmm", "vm", "ras-landing"];
+    let mut directory = None;
+    for name in programs {
+        let file = artifacts::program(name)?;
+        directory = file.parent().map(std::path::Path::to_owned);
+    }
+    let directory = directory.context("cargo puts programs into a directory")?;
+    let guest = artifacts::guest()?;
+
+    let arguments = ["test", "--workspace"];
+    let mut tests = cargo::command(&arguments);
+    tests.env("RAS_BIN_DIR", &directory).env("RAS_GUEST", &guest);
+    cargo::run_command(&mut tests, &arguments)?;
+
+    let mut total = Summary::default();
+    if labs {
+        for name in lab::ALL {
+            let summary = lab::summary(name)?;
+            total.passed += summary.passed;
+            total.failed += summary.failed;
+        }
+        println!("\nlabs: {} passed, {} failed", total.passed, total.failed);
+    }
+    Ok(total.failed == 0)
+}
