@@ -88,8 +88,9 @@ fn is_executable(file: &Path) -> bool {
     fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// A field of `/proc/meminfo` in KiB.
-pub(crate) fn meminfo_kib(text: &str, field: &str) -> Option<u64> {
+/// A field of the text of `/proc/meminfo`, in KiB.
+#[must_use]
+pub fn meminfo_kib(text: &str, field: &str) -> Option<u64> {
     text.lines()
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
         .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok())

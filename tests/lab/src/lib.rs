@@ -6,10 +6,16 @@
 
 mod cache;
 
+pub mod agent;
 pub mod artifacts;
 pub mod capability;
+pub mod initramfs;
+pub mod kernel;
+pub mod machine;
 pub mod packages;
+pub mod qemu;
 pub mod story;
+pub mod walk;
 
 pub use cache::cache_dir;
 pub use story::{Story, Summary};

@@ -1,0 +1,110 @@
+//! A program with a working set, as a virtual machine has one. It keeps reading its pages, asks to be
+//! told early about lost ones (`PR_MCE_KILL_EARLY`), stops using these, and reports what it lives
+//! through as `ras_lab::walk::Report`, a JSON object a line.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::prctl::{PrctlMCEKillPolicy, set_mce_kill, set_thp_disable};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use ras_lab::walk::Report;
+
+/// 32 MiB. Two pages would do for the errors, yet the frames of a small set are those the kernel hands
+/// out first, and first after the next boot as well: then to someone who can't give them up.
+const PAGES: usize = 8192;
+const DOOMED: usize = PAGES / 3;
+const WEAK: usize = 2 * PAGES / 3;
+
+const PAGE_SIZE: usize = 4096;
+
+#[repr(align(4096))]
+struct Page([u8; PAGE_SIZE]);
+
+fn main() -> Result<()> {
+    // Base pages only: the story is about one page, and splitting a huge one is another story.
+    set_thp_disable(true).context("asking for base pages")?;
+    set_mce_kill(PrctlMCEKillPolicy::PR_MCE_KILL_EARLY).context("asking for early SIGBUS")?;
+    // BUS_MCEERR_AO is queued like any signal, so it can wait to be read. BUS_MCEERR_AR can't: it
+    // ends the program, which the story would notice.
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGBUS);
+    signals.thread_block().context("blocking SIGBUS")?;
+    let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK).context("signalfd")?;
+    let pagemap = File::open("/proc/self/pagemap").context("opening pagemap")?;
+
+    let mut set: Vec<Page> = (0..PAGES).map(|index| Page([pattern(index); PAGE_SIZE])).collect();
+    let mut lost = [false; PAGES];
+    let mut weak = frame(&pagemap, &set[WEAK])?.context("the weak page is not in memory")?;
+    let doomed = frame(&pagemap, &set[DOOMED])?.context("the doomed page is not in memory")?;
+    report(&Report::Holding { pages: PAGES, doomed, weak })?;
+
+    loop {
+        while let Some(signal) = signals.read_signal().context("reading signals")? {
+            let page = usize::try_from(signal.ssi_addr)?.wrapping_sub(set.as_ptr().addr());
+            let page = page / PAGE_SIZE;
+            if let Some(lost) = lost.get_mut(page) {
+                *lost = true;
+            }
+            let lsb = u8::try_from(signal.ssi_addr_lsb)?;
+            report(&Report::Sigbus { code: signal.ssi_code, doomed: page == DOOMED, lsb })?;
+            verify(&mut set, &lost)?;
+        }
+        // Absent for a moment while the kernel moves it.
+        if let Some(now) = frame(&pagemap, &set[WEAK])?
+            && now != weak
+        {
+            let intact = set[WEAK].0.iter().all(|byte| *byte == pattern(WEAK));
+            report(&Report::Moved { from: weak, to: now, intact })?;
+            weak = now;
+            verify(&mut set, &lost)?;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Reads every page that is not lost, and writes to it: a page that was moved must take both.
+fn verify(set: &mut [Page], lost: &[bool]) -> Result<()> {
+    let (mut pages, mut damaged) = (0, 0);
+    for (index, page) in set.iter_mut().enumerate().filter(|(index, _)| !lost[*index]) {
+        pages += 1;
+        damaged += usize::from(page.0.iter().any(|byte| *byte != pattern(index)));
+        page.0.fill(std::hint::black_box(pattern(index)));
+    }
+    report(&Report::Verified { pages, damaged })
+}
+
+/// Differs between neighbours, so that pages taken for one another are noticed.
+fn pattern(index: usize) -> u8 {
+    u8::try_from(index % 251).unwrap_or(0)
+}
+
+/// The page's frame. Linux `Documentation/admin-guide/mm/pagemap.rst`: bit 63 is "present", bits 54:0
+/// the frame of a page that is.
+fn frame(pagemap: &File, page: &Page) -> Result<Option<u64>> {
+    const PRESENT: u64 = 1 << 63;
+    const FRAME: u64 = (1 << 55) - 1;
+    let index = std::ptr::from_ref(page).addr() / PAGE_SIZE;
+    let mut entry = [0; 8];
+    let offset = u64::try_from(index * entry.len())?;
+    match pagemap.read_exact_at(&mut entry, offset) {
+        Ok(()) => {
+            let entry = u64::from_ne_bytes(entry);
+            Ok((entry & PRESENT != 0).then_some(entry & FRAME))
+        }
+        Err(error) if error.raw_os_error() == Some(Errno::EINTR as libc::c_int) => Ok(None),
+        Err(error) => Err(error).context("reading pagemap"),
+    }
+}
+
+fn report(report: &Report) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", serde_json::to_string(report)?).context("reporting")?;
+    out.flush().context("reporting")
+}

@@ -1,0 +1,197 @@
+//! One QEMU process, emulating (TCG): machine checks can be injected there and nowhere else.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use ras_qmp::Client;
+use serde_json::json;
+
+use crate::capability;
+
+/// What to boot, and with what.
+#[derive(Clone, Debug)]
+pub struct Hardware {
+    /// The kernel's bzImage.
+    pub kernel: PathBuf,
+    /// The initial RAM file system.
+    pub initramfs: PathBuf,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// RAM in MiB.
+    pub memory_mib: u32,
+    /// An image file that becomes the disk `/dev/vda`.
+    pub disk: PathBuf,
+    /// Where the sockets and the console's log go. The path must be short: a socket's name has at
+    /// most 107 bytes.
+    pub dir: PathBuf,
+}
+
+/// A running QEMU. It is killed when this is dropped, and dies with the thread that started it.
+#[derive(Debug)]
+pub struct Qemu {
+    child: Child,
+    monitor: Client,
+    dir: PathBuf,
+}
+
+/// Deadline for QEMU to start and to answer a monitor command.
+const MONITOR: Duration = Duration::from_secs(20);
+
+impl Qemu {
+    /// Starts QEMU and connects to its monitor. The stream is the machine's second serial port; the
+    /// first is the kernel's console and goes to `console.log`.
+    ///
+    /// # Errors
+    /// QEMU is missing, refuses its arguments, or does not answer in time.
+    pub fn start(hardware: &Hardware) -> Result<(Self, UnixStream)> {
+        let dir = &hardware.dir;
+        let serial = UnixListener::bind(dir.join("serial"))
+            .with_context(|| format!("making the serial port's socket in {}", dir.display()))?;
+        let errors = File::create(dir.join("qemu.log")).context("creating qemu.log")?;
+        let mut command = command(hardware);
+        let child = command
+            .current_dir(dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(errors)
+            .spawn()
+            .with_context(|| format!("starting {command:?}"))?;
+        // From here on the guard kills the process, whatever fails.
+        let mut guard = Killed(Some(child));
+        let deadline = Instant::now() + MONITOR;
+        let stream = retry(&mut guard, dir, deadline, || {
+            serial.set_nonblocking(true)?;
+            let (stream, _) = serial.accept()?;
+            stream.set_nonblocking(false)?;
+            Ok(stream)
+        })?;
+        let socket = dir.join("qmp");
+        retry(&mut guard, dir, deadline, || UnixStream::connect(&socket).map(drop))?;
+        let monitor = Client::connect(&socket, MONITOR).context("greeting QEMU's monitor")?;
+        let child = guard.0.take().context("the guard holds the process")?;
+        Ok((Self { child, monitor, dir: dir.clone() }, stream))
+    }
+
+    /// Carries out a command of the human monitor, which has some that QMP lacks (`mce`).
+    ///
+    /// # Errors
+    /// QEMU does not answer, or has an objection: on success these commands print nothing.
+    pub fn human_monitor(&mut self, command: &str) -> Result<()> {
+        let answer = self
+            .monitor
+            .execute("human-monitor-command", json!({ "command-line": command }), MONITOR)
+            .with_context(|| format!("asking QEMU for `{command}`"))?;
+        match answer.as_str().map(str::trim) {
+            None | Some("") => Ok(()),
+            Some(objection) => bail!("QEMU on `{command}`: {objection}"),
+        }
+    }
+
+    /// Pulls the plug: nothing is flushed, nothing unmounted.
+    ///
+    /// # Errors
+    /// The process can't be killed.
+    pub fn pull_the_plug(mut self) -> Result<()> {
+        self.child.kill().and_then(|()| self.child.wait()).context("killing QEMU").map(drop)
+    }
+
+    /// The directory given at the start, with the logs.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+fn command(hardware: &Hardware) -> Command {
+    // QEMU has to go when we are killed and no destructor runs.
+    let mut command = match capability::program("setpriv") {
+        Ok(setpriv) => {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
+            command
+        }
+        Err(_) => Command::new("qemu-system-x86_64"),
+    };
+    command
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        // Machine checks of Intel's kind: SRAO is Intel's, and on AMD's a stock kernel would panic,
+        // since TCG lacks the SUCCOR feature.
+        .args(["-machine", "q35", "-accel", "tcg", "-cpu", "max,vendor=GenuineIntel"])
+        .args(["-smp", "1", "-m", &format!("{}M", hardware.memory_mib)])
+        .arg("-kernel")
+        .arg(&hardware.kernel)
+        .arg("-initrd")
+        .arg(&hardware.initramfs)
+        .args(["-append", &hardware.command_line])
+        .args(["-chardev", "file,id=console,path=console.log", "-serial", "chardev:console"])
+        .args(["-chardev", "socket,id=agent,path=serial", "-serial", "chardev:agent"])
+        .args(["-qmp", "unix:qmp,server=on,wait=off"])
+        .arg("-drive")
+        // A comma in a file name is written twice.
+        .arg(format!(
+            "if=virtio,format=raw,file={}",
+            hardware.disk.display().to_string().replace(',', ",,")
+        ));
+    command
+}
+
+/// Repeats `attempt` until it works; gives up when the process is gone or the time is over.
+fn retry<T>(
+    guard: &mut Killed,
+    dir: &Path,
+    deadline: Instant,
+    mut attempt: impl FnMut() -> io::Result<T>,
+) -> Result<T> {
+    loop {
+        match attempt() {
+            Ok(value) => return Ok(value),
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::NotFound | ErrorKind::ConnectionRefused
+                ) =>
+            {
+                return Err(error).context("connecting to QEMU");
+            }
+            Err(_) => {}
+        }
+        if let Some(child) = &mut guard.0
+            && let Some(status) = child.try_wait().context("watching QEMU")?
+        {
+            let said = std::fs::read_to_string(dir.join("qemu.log")).unwrap_or_default();
+            bail!("QEMU ended at once ({status}): {}", said.trim());
+        }
+        if Instant::now() >= deadline {
+            bail!("QEMU did not come up within {MONITOR:?}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A process that is killed unless it was taken out in time.
+struct Killed(Option<Child>);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            end(child);
+        }
+    }
+}
+
+/// Kills and reaps; both fail only where the process is gone already.
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}

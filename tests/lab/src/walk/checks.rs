@@ -1,0 +1,175 @@
+//! What the story looks at inside the machine, each as one question.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use ras_core::{Pfn, RetireState, RetiredPage};
+use rasd_api::Status;
+
+use super::{Report, SOON};
+use crate::agent::Event;
+use crate::capability::meminfo_kib;
+use crate::machine::{Machine, lines_of};
+
+/// `holds`, or the reason why not.
+pub(super) fn expect(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(otherwise()) }
+}
+
+/// Waits for rasd's `READY=1`; the kernel's `HardwareCorrupted` at that moment, in KiB.
+pub(super) fn ready(machine: &mut Machine) -> Result<u64> {
+    let found = machine.wait("rasd to be ready", SOON, |events| {
+        events.iter().find_map(|event| match event {
+            Event::Notified { state, corrupted_kib }
+                if state.lines().any(|line| line == "READY=1") =>
+            {
+                Some(Ok(*corrupted_kib))
+            }
+            Event::Ended { name, status } if name == "rasd" => Some(Err(status.clone())),
+            _ => None,
+        })
+    })?;
+    found.or_else(|status| {
+        let said: Vec<&str> = machine.said("rasd").collect();
+        bail!("rasd ended ({status}) before it was ready:\n{}", said.join("\n"))
+    })
+}
+
+/// Waits for the first report of the page holder that `pick` takes.
+pub(super) fn report<T>(
+    machine: &mut Machine,
+    what: &str,
+    pick: impl Fn(&Report) -> Option<T>,
+) -> Result<T> {
+    machine.wait(&format!("page-holder: {what}"), SOON, |events| {
+        lines_of(events, "holder")
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .find_map(|report: Report| pick(&report))
+    })
+}
+
+/// The page holder's newest account of its whole working set: pages read, pages damaged.
+pub(super) fn last_verification(machine: &mut Machine) -> Result<(usize, usize)> {
+    // After a move the holder verifies; its report follows that of the move.
+    machine.wait("page-holder: a verification after the move", SOON, |events| {
+        let reports: Vec<Report> =
+            lines_of(events, "holder").filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let moved = reports.iter().rposition(|report| matches!(report, Report::Moved { .. }))?;
+        reports[moved..].iter().find_map(|report| match report {
+            Report::Verified { pages, damaged } => Some((*pages, *damaged)),
+            _ => None,
+        })
+    })
+}
+
+/// `rasctl status --json`.
+pub(super) fn status(machine: &mut Machine) -> Result<Status> {
+    serde_json::from_str(&rasctl(machine, &["status", "--json"])?).context("reading rasd's status")
+}
+
+/// Asks for the status until `reached`.
+pub(super) fn wait_status(
+    machine: &mut Machine,
+    what: &str,
+    reached: impl Fn(&Status) -> bool,
+) -> Result<Status> {
+    until(what, || {
+        let status = status(machine)?;
+        Ok(if reached(&status) { Ok(status) } else { Err(format!("{:?}", status.counts)) })
+    })
+}
+
+/// `rasctl pages list --json`.
+pub(super) fn pages(machine: &mut Machine) -> Result<Vec<RetiredPage>> {
+    let text = rasctl(machine, &["pages", "list", "--json"])?;
+    text.lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("reading the page {line}")))
+        .collect()
+}
+
+/// `rasctl pages list`, as people read it.
+pub(super) fn listed(machine: &mut Machine) -> Result<Vec<String>> {
+    Ok(rasctl(machine, &["pages", "list"])?.lines().map(str::to_owned).collect())
+}
+
+/// Waits until rasd lists `pfn` as retired.
+pub(super) fn retired(machine: &mut Machine, pfn: Pfn) -> Result<RetiredPage> {
+    until(&format!("{} to be retired", pfn.addr()), || {
+        let pages = pages(machine)?;
+        Ok(match pages.iter().find(|page| page.pfn == pfn && page.state == RetireState::Retired) {
+            Some(page) => Ok(page.clone()),
+            None => Err(format!("listed are {pages:?}")),
+        })
+    })
+}
+
+/// `HardwareCorrupted` of `/proc/meminfo`, in KiB.
+pub(super) fn hardware_corrupted_kib(machine: &mut Machine) -> Result<u64> {
+    let text = machine.read("/proc/meminfo")?;
+    meminfo_kib(&text, "HardwareCorrupted").context("this kernel has no HardwareCorrupted")
+}
+
+/// Asks the kernel itself, past rasd: offlining a page once more is `EHWPOISON`. Had it been in use,
+/// the question would have taken it out of use, and the verdict is that it was.
+pub(super) fn kernel_says_offline(machine: &mut Machine, pfn: Pfn) -> Result<Result<(), String>> {
+    const EHWPOISON: &str = "(os error 133)";
+    let file = "/sys/devices/system/memory/hard_offline_page";
+    Ok(match machine.write(file, &pfn.addr().to_string()) {
+        Ok(()) => Err("it was in use until this check offlined it".to_owned()),
+        Err(error) if format!("{error:#}").contains(EHWPOISON) => Ok(()),
+        Err(error) => Err(format!("{error:#}")),
+    })
+}
+
+fn rasctl(machine: &mut Machine, arguments: &[&str]) -> Result<String> {
+    let command: Vec<&str> = ["/bin/rasctl"].iter().chain(arguments).copied().collect();
+    let ran = machine.run(&command, SOON)?;
+    ensure!(ran.code == Some(0), "{command:?} exited with {:?}: {}", ran.code, ran.stderr.trim());
+    Ok(ran.stdout)
+}
+
+/// Repeats a question until its answer is good; the last bad one goes into the error.
+fn until<T>(what: &str, mut ask: impl FnMut() -> Result<Result<T, String>>) -> Result<T> {
+    let deadline = Instant::now() + SOON;
+    loop {
+        match ask()? {
+            Ok(answer) => return Ok(answer),
+            Err(last) if Instant::now() >= deadline => {
+                bail!("waited {SOON:?} for {what}; {last}")
+            }
+            Err(_) => thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// The kernel's own trace, in an instance that rasd knows nothing of: a second witness.
+pub(super) mod traced {
+    use super::{Machine, Pfn, Result, until};
+
+    const INSTANCE: &str = "/sys/kernel/tracing/instances/lab";
+
+    /// Begins to watch.
+    pub(in crate::walk) fn watch(machine: &mut Machine) -> Result<()> {
+        machine.make_directory(INSTANCE)?;
+        machine.write(&format!("{INSTANCE}/events/mce/mce_record/enable"), "1")
+    }
+
+    /// Number of `mce_record` events at `pfn`.
+    pub(in crate::walk) fn count(machine: &mut Machine, pfn: Pfn) -> Result<usize> {
+        let trace = machine.read(&format!("{INSTANCE}/trace"))?;
+        let address = format!("{:016x}", pfn.addr().0);
+        Ok(trace
+            .lines()
+            .filter(|line| line.contains("mce_record:") && line.contains(&address))
+            .count())
+    }
+
+    /// Waits for the `number`th.
+    pub(in crate::walk) fn wait(machine: &mut Machine, pfn: Pfn, number: usize) -> Result<()> {
+        until(&format!("trace event {number} at {}", pfn.addr()), || {
+            let seen = count(machine, pfn)?;
+            Ok(if seen >= number { Ok(()) } else { Err(format!("{seen} so far")) })
+        })
+    }
+}

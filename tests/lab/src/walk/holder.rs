@@ -1,0 +1,43 @@
+//! What `page-holder` reports: one JSON object a line.
+
+use serde::{Deserialize, Serialize};
+
+/// A report of the program that owns the pages the story injects errors into.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Report {
+    /// It holds its working set and uses it. The story injects into these two pages.
+    Holding {
+        /// Pages of the working set.
+        pages: usize,
+        /// Page frame of the page that will lose its data.
+        doomed: u64,
+        /// Page frame of the page that will see corrected errors.
+        weak: u64,
+    },
+    /// The kernel moved the weak page to another frame.
+    Moved {
+        /// Page frame before.
+        from: u64,
+        /// Page frame now.
+        to: u64,
+        /// Whether the page still holds what was written to it.
+        intact: bool,
+    },
+    /// A SIGBUS about memory arrived. `sigaction(2)`, "The siginfo_t argument".
+    Sigbus {
+        /// `si_code`: 4 is `BUS_MCEERR_AR` (consumed), 5 is `BUS_MCEERR_AO` (found before its use).
+        code: i32,
+        /// `si_addr` lies in the doomed page.
+        doomed: bool,
+        /// `si_addr_lsb`: log2 of the size of what is lost, in bytes.
+        lsb: u8,
+    },
+    /// The whole working set, without pages reported lost, was read through.
+    Verified {
+        /// Pages read.
+        pages: usize,
+        /// Pages that did not hold what was written to them.
+        damaged: usize,
+    },
+}

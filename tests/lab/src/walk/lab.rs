@@ -1,0 +1,127 @@
+//! What the story needs before it starts: a kernel, an initial RAM file system, a disk.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use tempfile::TempDir;
+
+use crate::initramfs::Initramfs;
+use crate::kernel::{ModuleFile, StockKernel};
+use crate::machine::Machine;
+use crate::packages::output;
+use crate::qemu::Hardware;
+use crate::{artifacts, capability};
+
+/// 1 GiB would do as well; less memory boots faster.
+const MEMORY_MIB: u32 = 512;
+
+const DISK_MIB: u64 = 64;
+
+/// ext4 asks for its checksum by name while mounting, and there is no modprobe to bring it.
+const MODULES: &[&str] = &["crc32c_generic", "ext4", "virtio_blk"];
+
+/// Programs in the machine's `/bin`. The agent is its `/init`.
+const PROGRAMS: &[&str] = &["rasd", "rasctl", "page-holder"];
+
+/// - `nokaslr`: what is free after one boot is free after the next, so that both can offline it.
+/// - `ras=cec_disable`: the kernel's own collector of corrected errors acts before any daemon could.
+/// - `panic=-1` with QEMU's `-no-reboot`: a panic ends the machine at once.
+const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 panic=-1 nokaslr ras=cec_disable";
+
+/// The daemon as it would be installed, but for the guests and the cluster it does not have.
+const CONFIG: &str = "";
+
+/// Everything that outlives one boot.
+pub(super) struct Lab {
+    dir: TempDir,
+    kernel: StockKernel,
+    modules: Vec<ModuleFile>,
+}
+
+impl Lab {
+    /// Fetches the kernel, builds the programs, writes the initial RAM file system and the disk.
+    pub(super) fn prepare() -> Result<Self> {
+        let kernel = StockKernel::fetch()?;
+        let modules = kernel.modules(MODULES)?;
+        // A short path, since sockets live in it.
+        let dir = TempDir::with_prefix("ras-walk-").context("creating the lab's directory")?;
+        let lab = Self { dir, kernel, modules };
+        fs::write(lab.initramfs(), lab.pack()?).context("writing the initial RAM file system")?;
+        lab.make_disk()?;
+        Ok(lab)
+    }
+
+    /// Boots with the disk mounted at `/var/lib/rasd`. Logs go to `boot-NUMBER`.
+    pub(super) fn boot(&self, number: u32) -> Result<Machine> {
+        let dir = self.dir.path().join(format!("boot-{number}"));
+        fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
+        let mut machine = Machine::boot(&Hardware {
+            kernel: self.kernel.image.clone(),
+            initramfs: self.initramfs(),
+            command_line: COMMAND_LINE.to_owned(),
+            memory_mib: MEMORY_MIB,
+            disk: self.disk(),
+            dir,
+        })?;
+        // From now on the log can't slow the boot down: let the kernel say everything.
+        machine.write("/proc/sys/kernel/printk", "8")?;
+        for module in &self.modules {
+            machine.load_module(&format!("/lib/modules/{}.ko.xz", module.name))?;
+        }
+        machine.mount("/dev/vda", "ext4", "/var/lib/rasd")?;
+        Ok(machine)
+    }
+
+    /// The kernel's release.
+    pub(super) fn release(&self) -> &str {
+        &self.kernel.release
+    }
+
+    /// Removes everything after a success; otherwise keeps it and says where.
+    pub(super) fn close(self, success: bool) {
+        if !success {
+            println!(
+                "lab: console.log and agent.log of each boot are in {}",
+                self.dir.keep().display()
+            );
+        }
+    }
+
+    fn initramfs(&self) -> PathBuf {
+        self.dir.path().join("initramfs.cpio")
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.dir.path().join("disk.img")
+    }
+
+    fn pack(&self) -> Result<Vec<u8>> {
+        let read =
+            |path: &PathBuf| fs::read(path).with_context(|| format!("reading {}", path.display()));
+        let mut archive = Initramfs::new();
+        for directory in
+            ["bin", "etc", "lib", "lib/modules", "proc", "run", "sys", "tmp", "var", "var/lib"]
+        {
+            archive.directory(directory);
+        }
+        archive.program("init", &read(&artifacts::static_program("lab-agent")?)?);
+        for name in PROGRAMS {
+            archive.program(&format!("bin/{name}"), &read(&artifacts::static_program(name)?)?);
+        }
+        for module in &self.modules {
+            archive.file(&format!("lib/modules/{}.ko.xz", module.name), &read(&module.path)?);
+        }
+        archive.file("etc/rasd.toml", CONFIG.as_bytes());
+        Ok(archive.finish())
+    }
+
+    fn make_disk(&self) -> Result<()> {
+        let disk = self.disk();
+        let file = fs::File::create_new(&disk).context("creating the disk")?;
+        file.set_len(DISK_MIB << 20).context("sizing the disk")?;
+        let mke2fs = capability::program("mke2fs").map_err(anyhow::Error::msg)?;
+        output(Command::new(mke2fs).args(["-q", "-t", "ext4", "-F"]).arg(&disk)).map(drop)
+    }
+}

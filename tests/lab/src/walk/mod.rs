@@ -1,0 +1,255 @@
+//! `cargo xtask lab walk`: one real memory error goes all the way, on a stock kernel.
+//!
+//! ```text
+//!  this process            QEMU (TCG), stock Debian kernel
+//!  -------------           -------------------------------------------------------------
+//!  story  ---- serial ---> lab-agent (/init) --starts--> rasd, rasctl, page-holder
+//!     |                                                    ^
+//!     +-------- QMP -----> `mce` --> #MC --> kernel --> mce_record trace event
+//!                                                          +--> store on a disk
+//! ```
+//! The disk outlives the machine, which is never shut down: its plug is pulled.
+
+mod checks;
+mod holder;
+mod lab;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use ras_core::{Pfn, RetireReason, Severity};
+
+pub use holder::Report;
+
+use crate::machine::Machine;
+use crate::story::{Story, Summary};
+use crate::{capability, packages};
+use checks::{
+    expect, hardware_corrupted_kib, kernel_says_offline, listed, retired, status, traced,
+};
+use lab::Lab;
+
+/// An uncorrected error found by the patrol scrubber: SRAO, on bank 8. SDM vol. 3B, "Architecturally
+/// Defined SRAO Errors": VAL UC EN MISCV ADDRV S, MCACOD 00c0; in MCG_STATUS, RIPV and MCIP.
+const SRAO: &str = "0xbd000000000000c0 5";
+
+/// A corrected read error of a memory controller, count 1: VAL MISCV ADDRV, MCACOD 0090.
+const CORRECTED: &str = "0x8c00004000010090 0";
+
+/// What takes a moment on an idle machine takes a while on a busy one that emulates another.
+const SOON: Duration = Duration::from_secs(30);
+
+/// Whether this machine can run the story.
+///
+/// # Errors
+/// The reason why not, in one line.
+pub fn possible() -> Result<(), String> {
+    // The machine has 512 MiB; the builds before it need more than QEMU does.
+    capability::memory(1024)?;
+    capability::program("qemu-system-x86_64").map(drop).or_else(|_| capability::apt())
+}
+
+/// Runs the story and prints it.
+///
+/// # Errors
+/// The story could not go on: something failed that later steps stand on. Then, and when a step
+/// failed, the directory with all logs is kept and printed.
+pub fn run() -> Result<Summary> {
+    possible().map_err(anyhow::Error::msg)?;
+    packages::ensure(&["qemu-system-x86", "e2fsprogs", "kmod"])?;
+    let lab = Lab::prepare()?;
+    let mut story = Story::begin("The walk: one real memory error goes all the way");
+    let told = tell(&mut story, &lab);
+    let summary = story.end();
+    lab.close(told.is_ok() && summary.is_success());
+    told.map(|()| summary)
+}
+
+fn tell(story: &mut Story, lab: &Lab) -> Result<()> {
+    story.chapter("First boot");
+    let mut machine = boot(story, lab, 1)?;
+    start_rasd(story, &mut machine)?;
+    let (doomed, weak) = start_holder(story, &mut machine)?;
+
+    story.chapter("An uncorrected error, found by the patrol scrubber (SRAO)");
+    uncorrected(story, &mut machine, doomed)?;
+
+    story.chapter("Two corrected errors on one page");
+    let before = hardware_corrupted_kib(&mut machine)?;
+    corrected(story, &mut machine, weak)?;
+    let after = hardware_corrupted_kib(&mut machine)?;
+    story.check(
+        &format!("HardwareCorrupted rose from {before} to {after} KiB"),
+        expect(after >= before + 4, || "no page went out of use".to_owned()),
+    );
+
+    story.chapter("The plug is pulled, and the machine boots again with the same disk");
+    machine.pull_the_plug()?;
+    let mut machine = boot(story, lab, 2)?;
+    after_the_reboot(story, &mut machine, doomed, weak)
+}
+
+fn boot(story: &mut Story, lab: &Lab, number: u32) -> Result<Machine> {
+    let mut machine = lab.boot(number)?;
+    // Corrected errors raise no interrupt here: the kernel finds them when it looks, once a second.
+    machine.write("/sys/devices/system/machinecheck/machinecheck0/check_interval", "1")?;
+    traced::watch(&mut machine)?;
+    story.pass(&format!("{} runs, with the disk at /var/lib/rasd", lab.release()));
+    Ok(machine)
+}
+
+fn start_rasd(story: &mut Story, machine: &mut Machine) -> Result<u64> {
+    machine.start("rasd", &["/bin/rasd", "--config", "/etc/rasd.toml"])?;
+    let corrupted_kib = checks::ready(machine)?;
+    let status = status(machine)?;
+    let tracefs = status.sources.iter().find(|source| source.name == "tracefs");
+    story.check(
+        "rasd is ready and reads the kernel's trace events",
+        expect(tracefs.is_some_and(|source| source.state == "running"), || {
+            format!("its sources are {:?}", status.sources)
+        }),
+    );
+    Ok(corrupted_kib)
+}
+
+fn start_holder(story: &mut Story, machine: &mut Machine) -> Result<(Pfn, Pfn)> {
+    machine.start("holder", &["/bin/page-holder"])?;
+    let (pages, doomed, weak) =
+        checks::report(machine, "its first report", |report| match report {
+            Report::Holding { pages, doomed, weak } => Some((*pages, Pfn(*doomed), Pfn(*weak))),
+            _ => None,
+        })?;
+    story.pass(&format!(
+        "a program uses {pages} pages, among them {} and {}",
+        doomed.addr(),
+        weak.addr()
+    ));
+    Ok((doomed, weak))
+}
+
+fn uncorrected(story: &mut Story, machine: &mut Machine, doomed: Pfn) -> Result<()> {
+    let before = hardware_corrupted_kib(machine)?;
+    inject(story, machine, SRAO, doomed)?;
+
+    let (code, at_page, lsb) = checks::report(machine, "the SIGBUS", |report| match report {
+        Report::Sigbus { code, doomed, lsb } => Some((*code, *doomed, *lsb)),
+        _ => None,
+    })?;
+    story.check(
+        "the program got SIGBUS, BUS_MCEERR_AO, for that page, and lives",
+        expect((code, at_page, lsb) == (5, true, 12), || {
+            format!("si_code {code}, at the page: {at_page}, si_addr_lsb {lsb}")
+        }),
+    );
+    let seen = traced::count(machine, doomed)?;
+    story
+        .check("the kernel traced one mce_record", expect(seen == 1, || format!("{seen} of them")));
+
+    let page = retired(machine, doomed)?;
+    story.check(
+        &format!(
+            "rasd remembered {}: {}, {} by {}, {}: {}",
+            doomed.addr(),
+            page.reason,
+            page.severity,
+            page.source,
+            page.state,
+            page.outcome
+        ),
+        expect(page.reason == RetireReason::Uncorrected && page.severity == Severity::Srao, || {
+            format!("{page:?}")
+        }),
+    );
+    story.check("the kernel has it out of use", kernel_says_offline(machine, doomed)?);
+    let after = hardware_corrupted_kib(machine)?;
+    story.check(
+        &format!("HardwareCorrupted rose from {before} to {after} KiB"),
+        expect(after == before + 4, || "one page was expected".to_owned()),
+    );
+    for line in listed(machine)? {
+        story.note(&format!("  {line}"));
+    }
+    Ok(())
+}
+
+fn corrected(story: &mut Story, machine: &mut Machine, weak: Pfn) -> Result<()> {
+    inject(story, machine, CORRECTED, weak)?;
+    traced::wait(machine, weak, 1)?;
+    checks::wait_status(machine, "the first error to be counted", |status| {
+        status.counts.counted == 1
+    })?;
+    let pages = checks::pages(machine)?;
+    story.check(
+        "rasd counted it, and left the page alone",
+        expect(pages.iter().all(|page| page.pfn != weak), || format!("{pages:?}")),
+    );
+
+    inject(story, machine, CORRECTED, weak)?;
+    let (from, to, intact) = checks::report(machine, "the page to move", |report| match report {
+        Report::Moved { from, to, intact } => Some((Pfn(*from), Pfn(*to), *intact)),
+        _ => None,
+    })?;
+    story.check(
+        &format!("the page's contents moved from {} to {}, intact", from.addr(), to.addr()),
+        expect(from == weak && to != weak && intact, || format!("intact: {intact}")),
+    );
+    let (pages, damaged) = checks::last_verification(machine)?;
+    story.check(
+        &format!("the program's other {pages} pages hold what was written to them"),
+        expect(damaged == 0, || format!("{damaged} do not")),
+    );
+    let page = retired(machine, weak)?;
+    story.check(
+        &format!(
+            "rasd remembered {}: {}, {}: {}",
+            weak.addr(),
+            page.reason,
+            page.state,
+            page.outcome
+        ),
+        expect(page.reason == RetireReason::CorrectedThreshold, || format!("{page:?}")),
+    );
+    story.check("the kernel has it out of use", kernel_says_offline(machine, weak)?);
+    Ok(())
+}
+
+fn after_the_reboot(
+    story: &mut Story,
+    machine: &mut Machine,
+    doomed: Pfn,
+    weak: Pfn,
+) -> Result<()> {
+    let fresh = hardware_corrupted_kib(machine)?;
+    story.check(
+        "the new kernel knows nothing of the bad pages",
+        expect(fresh == 0, || format!("HardwareCorrupted is {fresh} KiB")),
+    );
+    let at_ready = start_rasd(story, machine)?;
+    story.check(
+        &format!("before it was ready, both pages were out of use again ({at_ready} KiB)"),
+        expect(at_ready == 8, || format!("HardwareCorrupted was {at_ready} KiB, expected 8")),
+    );
+    for pfn in [doomed, weak] {
+        let page = retired(machine, pfn).with_context(|| format!("looking for {}", pfn.addr()))?;
+        story.pass(&format!(
+            "{} is listed: {}, {}: {}",
+            pfn.addr(),
+            page.reason,
+            page.state,
+            page.outcome
+        ));
+        story.check("the kernel has it out of use", kernel_says_offline(machine, pfn)?);
+    }
+    for line in listed(machine)? {
+        story.note(&format!("  {line}"));
+    }
+    Ok(())
+}
+
+/// Injects into bank 8, with a MISC that says: physical address, valid down to bit 12.
+fn inject(story: &Story, machine: &mut Machine, what: &str, pfn: Pfn) -> Result<()> {
+    let command = format!("mce 0 8 {what} {} 0x8c", pfn.addr());
+    machine.qemu().human_monitor(&command)?;
+    story.note(&format!("QEMU injects: {command}"));
+    Ok(())
+}
