@@ -19,6 +19,9 @@ pub mod agent;
 pub mod code;
 pub mod params;
 
+pub mod landing;
+
+mod header;
 mod metadata;
 mod vmm;
 
