@@ -33,6 +33,11 @@ pub enum Request {
         /// All it is to hold.
         text: String,
     },
+    /// Read the kernel's flags of a page frame: `/proc/kpageflags`.
+    PageFlags {
+        /// The page frame number.
+        pfn: u64,
+    },
     /// Create a directory with its parents; in tracefs, that makes an instance.
     MakeDirectory {
         /// The directory.
@@ -72,6 +77,8 @@ pub enum Answer {
     Done,
     /// The file's content.
     Text(String),
+    /// The frame's flags, `KPF_*` of `linux/kernel-page-flags.h`.
+    PageFlags(u64),
     /// The program ended.
     Ran(Ran),
 }

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use ras_core::Pfn;
 
 use crate::agent::{Answer, Event, Message, Ran, Request};
 use crate::qemu::{Hardware, Qemu};
@@ -80,6 +81,17 @@ impl Machine {
     /// It can't be written, or no answer came in time.
     pub fn write(&mut self, path: &str, text: &str) -> Result<()> {
         self.done(Request::Write { path: path.to_owned(), text: text.to_owned() })
+    }
+
+    /// The kernel's flags of a page frame, `KPF_*` of `linux/kernel-page-flags.h`.
+    ///
+    /// # Errors
+    /// There is no such frame, or no answer came in time.
+    pub fn page_flags(&mut self, pfn: Pfn) -> Result<u64> {
+        match self.ask(&Request::PageFlags { pfn: pfn.0 }, QUICK)? {
+            Answer::PageFlags(flags) => Ok(flags),
+            other => bail!("the agent answered {other:?} to a question for {pfn}'s flags"),
+        }
     }
 
     /// Creates a directory.

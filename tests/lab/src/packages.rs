@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, IsTerminal as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure as require};
@@ -173,7 +174,7 @@ fn with_fresh_lists(packages: &[&str], attempt: impl Fn() -> Result<()>) -> Resu
     if packages.iter().all(known) {
         match attempt() {
             Ok(()) => return Ok(()),
-            Err(error) => println!("lab: that failed ({error}); trying again with fresh lists"),
+            Err(error) => println!("lab: {error}\nlab: trying again with fresh package lists"),
         }
     }
     update()?;
@@ -196,7 +197,7 @@ fn apt_get() -> Command {
         .env("DEBIAN_FRONTEND", "noninteractive")
         .env("LC_ALL", "C.UTF-8")
         // Downloads into our own cache directory, which apt's unprivileged user can't enter.
-        .args(["-q", "-o", "APT::Sandbox::User=root"])
+        .args(["-o", "APT::Sandbox::User=root"])
         .args(["-o", "DPkg::Lock::Timeout=300", "-o", "APT::Status-Fd=1"]);
     command
 }
@@ -205,13 +206,17 @@ fn apt_get() -> Command {
 /// few seconds. What it said beside them goes into the error.
 fn run_with_progress(mut command: Command, doing: &str) -> Result<()> {
     const PLAIN_LINE_EVERY: Duration = Duration::from_secs(5);
-    let describe = format!("{command:?}");
+    let describe = words(&command);
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
+        .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("starting {describe}"))?;
+    let complaints = child
+        .stderr
+        .take()
+        .map(|stream| thread::spawn(move || std::io::read_to_string(stream).unwrap_or_default()));
     let bar = std::io::stderr().is_terminal().then(|| {
         let style = ProgressStyle::with_template("lab: {msg} {wide_bar} {percent}%")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -237,8 +242,27 @@ fn run_with_progress(mut command: Command, doing: &str) -> Result<()> {
         bar.finish_and_clear();
     }
     let status = child.wait().with_context(|| format!("waiting for {describe}"))?;
-    require!(status.success(), "{describe} failed ({status}):\n{}", said.trim_end());
+    let complaints = complaints.and_then(|reader| reader.join().ok()).unwrap_or_default();
+    require!(
+        status.success(),
+        "{describe} failed ({status}):\n{}",
+        format!("{}\n{}", said.trim_end(), complaints.trim_end()).trim()
+    );
     Ok(())
+}
+
+/// The command as people would type it, without the options that only serve this program.
+fn words(command: &Command) -> String {
+    let mut words = vec![command.get_program().to_string_lossy().into_owned()];
+    let mut arguments = command.get_args();
+    while let Some(argument) = arguments.next() {
+        if argument == "-o" {
+            arguments.next();
+        } else {
+            words.push(argument.to_string_lossy().into_owned());
+        }
+    }
+    words.join(" ")
 }
 
 /// A line of `APT::Status-Fd`: `dlstatus:N:PERCENT:text` or `pmstatus:PACKAGE:PERCENT:text`.

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -96,6 +97,7 @@ impl Agent {
                 file.and_then(|mut file| file.write_all(text.as_bytes()))
                     .with_context(|| format!("writing {text:?} to {path}"))?;
             }
+            Request::PageFlags { pfn } => return page_flags(pfn).map(Answer::PageFlags),
             Request::MakeDirectory { path } => {
                 fs::create_dir_all(&path).with_context(|| format!("creating {path}"))?;
             }
@@ -194,6 +196,16 @@ fn load_module(path: &str) -> Result<()> {
     let compressed = ModuleInitFlags::from_bits_retain(4);
     let file = File::open(path).with_context(|| format!("opening {path}"))?;
     finit_module(&file, &CString::default(), compressed).with_context(|| format!("loading {path}"))
+}
+
+/// One 64-bit word a frame. Linux `Documentation/admin-guide/mm/pagemap.rst`.
+fn page_flags(pfn: u64) -> Result<u64> {
+    let mut word = [0; 8];
+    let offset = pfn.checked_mul(8).context("no such page frame")?;
+    let file = File::open("/proc/kpageflags").context("opening kpageflags")?;
+    file.read_exact_at(&mut word, offset)
+        .with_context(|| format!("reading the flags of page frame {pfn:#x}"))?;
+    Ok(u64::from_ne_bytes(word))
 }
 
 fn mount_at(source: &str, kind: &str, target: &str) -> Result<()> {

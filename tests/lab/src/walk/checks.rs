@@ -110,16 +110,11 @@ pub(super) fn hardware_corrupted_kib(machine: &mut Machine) -> Result<u64> {
     meminfo_kib(&text, "HardwareCorrupted").context("this kernel has no HardwareCorrupted")
 }
 
-/// Asks the kernel itself, past rasd: offlining a page once more is `EHWPOISON`. Had it been in use,
-/// the question would have taken it out of use, and the verdict is that it was.
-pub(super) fn kernel_says_offline(machine: &mut Machine, pfn: Pfn) -> Result<Result<(), String>> {
-    const EHWPOISON: &str = "(os error 133)";
-    let file = "/sys/devices/system/memory/hard_offline_page";
-    Ok(match machine.write(file, &pfn.addr().to_string()) {
-        Ok(()) => Err("it was in use until this check offlined it".to_owned()),
-        Err(error) if format!("{error:#}").contains(EHWPOISON) => Ok(()),
-        Err(error) => Err(format!("{error:#}")),
-    })
+/// Asks the kernel itself, past rasd, whether it marked the page as unusable.
+pub(super) fn kernel_says_poisoned(machine: &mut Machine, pfn: Pfn) -> Result<Result<(), String>> {
+    const KPF_HWPOISON: u64 = 1 << 19;
+    let flags = machine.page_flags(pfn)?;
+    Ok(expect(flags & KPF_HWPOISON != 0, || format!("its flags are {flags:#x}")))
 }
 
 fn rasctl(machine: &mut Machine, arguments: &[&str]) -> Result<String> {

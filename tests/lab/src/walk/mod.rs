@@ -25,7 +25,7 @@ use crate::machine::Machine;
 use crate::story::{Story, Summary};
 use crate::{capability, packages};
 use checks::{
-    expect, hardware_corrupted_kib, kernel_says_offline, listed, retired, status, traced,
+    expect, hardware_corrupted_kib, kernel_says_poisoned, listed, retired, status, traced,
 };
 use lab::Lab;
 
@@ -160,7 +160,7 @@ fn uncorrected(story: &mut Story, machine: &mut Machine, doomed: Pfn) -> Result<
             format!("{page:?}")
         }),
     );
-    story.check("the kernel has it out of use", kernel_says_offline(machine, doomed)?);
+    story.check("the kernel marks it as poisoned", kernel_says_poisoned(machine, doomed)?);
     let after = hardware_corrupted_kib(machine)?;
     story.check(
         &format!("HardwareCorrupted rose from {before} to {after} KiB"),
@@ -209,7 +209,7 @@ fn corrected(story: &mut Story, machine: &mut Machine, weak: Pfn) -> Result<()> 
         ),
         expect(page.reason == RetireReason::CorrectedThreshold, || format!("{page:?}")),
     );
-    story.check("the kernel has it out of use", kernel_says_offline(machine, weak)?);
+    story.check("the kernel marks it as poisoned", kernel_says_poisoned(machine, weak)?);
     Ok(())
 }
 
@@ -238,7 +238,7 @@ fn after_the_reboot(
             page.state,
             page.outcome
         ));
-        story.check("the kernel has it out of use", kernel_says_offline(machine, pfn)?);
+        story.check("the kernel marks it as poisoned", kernel_says_poisoned(machine, pfn)?);
     }
     for line in listed(machine)? {
         story.note(&format!("  {line}"));
