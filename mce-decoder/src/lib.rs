@@ -1,1 +1,36 @@
-//! Machine checks, CPER and kernel trace events to ErrorRecord: no_std, no panic, bounded.
+//! Bytes and text to [`ErrorRecord`]: machine checks, CPER, kernel trace events.
+//!
+//! ```text
+//!  tracepoint format + payload --trace--> McaRegisters --mca--+
+//!  CPER record, APEI status block ------------------cper------+--> ErrorRecord + Problem
+//! ```
+//!
+//! **Promises.** No I/O, no clock, no unsafe, no panic on any input; time and memory are bounded by
+//! the input's size and by limits that are constants with their reasons. Damaged input gives what
+//! could still be decoded, and a [`Problem`] with its offset for what could not. A code without a
+//! known meaning stays `Unknown` and keeps its raw bits: nothing is guessed from it.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod mca;
+
+pub mod trace;
+
+use alloc::vec::Vec;
+
+use ras_core::{ErrorRecord, Problem};
+
+/// What came out of one binary record.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Decoded {
+    /// One record for each section that could be decoded, in the order of the sections.
+    pub records: Vec<ErrorRecord>,
+    /// What is damaged or missing. Problems inside a section are also in its record.
+    pub problems: Vec<Problem>,
+    /// Bytes this record takes in the input: the next one of a stream begins there. Never more than
+    /// the input's length; 0 where the input does not begin with a record at all.
+    pub consumed: usize,
+}

@@ -1,0 +1,349 @@
+//! Machine-check banks: from registers to [`ErrorRecord`].
+
+pub mod error_code;
+pub mod status;
+
+mod address;
+mod severity;
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use ras_core::{
+    CpuVendor, ErrorClass, ErrorRecord, ErrorSource, Location, McaRegisters, Problem, Raw,
+    Severity, Timestamp,
+};
+
+use self::error_code::ErrorCode;
+use self::status::{AmdStatus, CpuSignature, McaIpid, McgCap, MciStatus};
+
+/// The bank number Linux uses for errors that firmware reported (APEI): it has no registers, the
+/// kernel makes them up from the firmware's record.
+pub const FIRMWARE_FIRST_BANK: u8 = 255;
+
+/// What the registers themselves don't say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Context {
+    /// When the bank was read.
+    pub time: Option<Timestamp>,
+    /// Logical CPU that read it.
+    pub cpu: Option<u32>,
+    /// That CPU's package.
+    pub socket: Option<u32>,
+}
+
+/// Decodes one bank. Never fails: what has no meaning here stays unknown, with its raw bits.
+///
+/// An `mcg_cap` of zero means that the source did not capture the register; Intel's and Zhaoxin's
+/// processors are then taken to have software recovery, as all their servers since 2010 do.
+#[must_use]
+pub fn decode(registers: &McaRegisters, context: Context) -> ErrorRecord {
+    let (severity, severity_reason) = severity::classify(registers);
+    let address = address::error_address(registers);
+    let code = error_code(registers);
+    let (class, what) = subject(registers, code);
+    let firmware_first = registers.bank == FIRMWARE_FIRST_BANK;
+
+    let mut summary = format!("{what}, {}", phrase(severity));
+    if !firmware_first {
+        summary.push_str(&format!(", bank {}", registers.bank));
+    }
+    if let Some(address) = address {
+        summary.push_str(&format!(", at {}", address.addr));
+    }
+    // The CPU that took a firmware interrupt has nothing to do with the error.
+    let location = match firmware_first {
+        true => Location::default(),
+        false => Location {
+            cpu: context.cpu,
+            socket: context.socket,
+            channel: code.channel(),
+            ..Location::default()
+        },
+    };
+    ErrorRecord {
+        time: context.time,
+        source: ErrorSource::MceRecord,
+        class,
+        severity,
+        severity_reason,
+        address,
+        count: corrected_count(registers),
+        location,
+        summary,
+        raw: Raw::Mca(registers.clone()),
+        problems: problems(registers),
+    }
+}
+
+/// What a severity means, for the end of a sentence.
+pub(crate) const fn phrase(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Informational => "informational",
+        Severity::Corrected => "corrected",
+        Severity::Deferred => "uncorrected, deferred",
+        Severity::Ucna => "uncorrected, no action required",
+        Severity::Srao => "uncorrected, action optional",
+        Severity::Srar => "uncorrected, action required",
+        Severity::Fatal => "fatal",
+        _ => "severity unknown",
+    }
+}
+
+/// What a bank belongs to, as far as the meaning of its codes depends on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum BankKind {
+    /// AMD family 17h and later: a unified memory controller.
+    Umc,
+    /// AMD before family 17h: a DRAM error in the northbridge bank.
+    NorthbridgeDram,
+    /// AMD before family 17h: any other error in the northbridge bank.
+    Northbridge,
+    /// Anything else.
+    Other,
+}
+
+fn bank_kind(registers: &McaRegisters) -> BankKind {
+    let family = CpuSignature::from_bits(registers.cpuid).family();
+    let ipid = McaIpid::from_bits(registers.ipid);
+    if !is_amd(registers.vendor) {
+        BankKind::Other
+    } else if family >= 0x17 && ipid.hardware_id() == 0x96 && ipid.mca_type() <= 1 {
+        BankKind::Umc
+    } else if (0x0f..0x17).contains(&family) && registers.bank == 4 {
+        // Five bits from family 15h on, four before; family 11h corrects nothing here.
+        let mask = if family < 0x15 { 0x0f } else { 0x1f };
+        let extended = AmdStatus::from_bits(registers.status).error_code_ext() & mask;
+        match extended {
+            0 | 8 if family != 0x11 => BankKind::NorthbridgeDram,
+            _ => BankKind::Northbridge,
+        }
+    } else {
+        BankKind::Other
+    }
+}
+
+const fn is_amd(vendor: CpuVendor) -> bool {
+    matches!(vendor, CpuVendor::Amd | CpuVendor::Hygon)
+}
+
+const fn is_intel(vendor: CpuVendor) -> bool {
+    matches!(vendor, CpuVendor::Intel | CpuVendor::Zhaoxin)
+}
+
+/// Whether S, AR and the address part of MISC have their architectural meaning.
+fn has_recovery(registers: &McaRegisters) -> bool {
+    let cap = McgCap::from_bits(registers.mcg_cap);
+    cap.ser_p() || (!cap.is_known() && is_intel(registers.vendor))
+}
+
+fn error_code(registers: &McaRegisters) -> ErrorCode {
+    let mcacod = MciStatus::from_bits(registers.status).mcacod();
+    // Linux uses an Intel code for firmware's errors on every processor.
+    if is_amd(registers.vendor) && registers.bank != FIRMWARE_FIRST_BANK {
+        ErrorCode::from_amd(mcacod)
+    } else {
+        ErrorCode::from_mcacod(mcacod)
+    }
+}
+
+fn subject(registers: &McaRegisters, code: ErrorCode) -> (ErrorClass, String) {
+    if registers.bank == FIRMWARE_FIRST_BANK {
+        return (ErrorClass::Memory, "memory error reported by firmware".into());
+    }
+    let extended = AmdStatus::from_bits(registers.status).error_code_ext();
+    match bank_kind(registers) {
+        BankKind::NorthbridgeDram => {
+            (ErrorClass::Memory, "DRAM ECC error at the northbridge".into())
+        }
+        BankKind::Umc if extended == 0 => {
+            (ErrorClass::Memory, "DRAM ECC error at the memory controller".into())
+        }
+        BankKind::Umc => (
+            ErrorClass::Memory,
+            format!("memory controller error, extended code {extended}, {code}"),
+        ),
+        _ if is_amd(registers.vendor) => {
+            (code.class(), format!("{code}, extended code {extended}"))
+        }
+        _ => (code.class(), code.to_string()),
+    }
+}
+
+/// How many corrected errors the record stands for: bits 52:38, where `MCG_CMCI_P`, on Intel and
+/// Zhaoxin. AMD uses the bits otherwise and counts in MISC, from a start value nobody records.
+fn corrected_count(registers: &McaRegisters) -> u32 {
+    let status = MciStatus::from_bits(registers.status);
+    let cap = McgCap::from_bits(registers.mcg_cap);
+    let counted = is_intel(registers.vendor)
+        && registers.bank != FIRMWARE_FIRST_BANK
+        && (cap.cmci_p() || !cap.is_known())
+        && status.val()
+        && !status.uc();
+    if counted { u32::from(status.corrected_count()).max(1) } else { 1 }
+}
+
+fn problems(registers: &McaRegisters) -> Vec<Problem> {
+    match registers.vendor {
+        CpuVendor::Intel | CpuVendor::Zhaoxin | CpuVendor::Amd | CpuVendor::Hygon => vec![],
+        _ => vec![Problem {
+            offset: 0,
+            detail: format!(
+                "unknown processor maker ({:?}): decoded by the bits x86 processors have in common",
+                registers.vendor
+            ),
+        }],
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use ras_core::AddressMode;
+
+    pub(crate) const SER_P: u64 = 1 << 24;
+    pub(crate) const CMCI_P: u64 = 1 << 10;
+
+    /// An Ice Lake server's bank.
+    pub(crate) fn intel(status: u64) -> McaRegisters {
+        McaRegisters {
+            vendor: CpuVendor::Intel,
+            cpuid: 0x606a6,
+            bank: 9,
+            mcg_cap: SER_P | CMCI_P | 28,
+            mcg_status: 0,
+            status,
+            addr: 0x1_2345_6000,
+            misc: 0x8c,
+            synd: 0,
+            ipid: 0,
+            ip: 0,
+            cs: 0,
+            tsc: 0,
+            ppin: 0,
+            apic_id: 0,
+            microcode: 0,
+        }
+    }
+
+    /// A Milan server's bank.
+    pub(crate) fn amd(status: u64) -> McaRegisters {
+        McaRegisters {
+            vendor: CpuVendor::Amd,
+            cpuid: 0xa0_0f11,
+            mcg_cap: 1 << 8 | 23,
+            misc: 0,
+            ..intel(status)
+        }
+    }
+
+    #[test]
+    fn a_corrected_memory_error() {
+        let context =
+            Context { time: Some(Timestamp::from_secs(7)), cpu: Some(3), socket: Some(1) };
+        let record = decode(&intel(0x8c00_00c0_0001_0091), context);
+        assert_eq!(record.class, ErrorClass::Memory);
+        assert_eq!(record.severity, Severity::Corrected);
+        assert_eq!(record.count, 3);
+        assert_eq!(record.location.channel, Some(1));
+        assert_eq!((record.location.cpu, record.location.socket), (Some(3), Some(1)));
+        assert_eq!(
+            record.summary,
+            "memory read error on channel 1, corrected, bank 9, at 0x123456000"
+        );
+        assert!(record.problems.is_empty());
+    }
+
+    #[test]
+    fn only_intel_counts_in_the_status() {
+        let one = |registers: McaRegisters| decode(&registers, Context::default()).count;
+        assert_eq!(one(amd(0x9c20_40c0_0000_011b)), 1);
+        assert_eq!(one(McaRegisters { mcg_cap: 9, ..intel(0x8c00_00c0_0001_0091) }), 1);
+        assert_eq!(one(McaRegisters { mcg_cap: 0, ..intel(0x8c00_00c0_0001_0091) }), 3);
+        assert_eq!(one(intel(0x8c00_0000_0001_0091)), 1, "at least the error that is reported");
+        assert_eq!(one(intel(0xac00_00c0_0001_0091)), 1, "uncorrected");
+    }
+
+    #[test]
+    fn firmware_first_has_no_place_but_its_address() {
+        let registers = McaRegisters { bank: 255, ..intel(0x9c00_0000_0000_009f) };
+        let record = decode(&registers, Context { time: None, cpu: Some(3), socket: Some(1) });
+        assert_eq!(record.location, Location::default());
+        assert_eq!(record.class, ErrorClass::Memory);
+        assert_eq!(record.address.map(|a| (a.addr.0, a.lsb)), Some((0x1_2345_6000, 12)));
+        assert_eq!(record.summary, "memory error reported by firmware, corrected, at 0x123456000");
+    }
+
+    #[test]
+    fn an_amd_memory_controller() {
+        let registers = McaRegisters { ipid: 0x96_0005_0f00, ..amd(0x9c20_4000_0000_011b) };
+        let record = decode(&registers, Context::default());
+        assert_eq!(record.class, ErrorClass::Memory);
+        assert_eq!(record.address.map(|a| a.mode), Some(AddressMode::Memory));
+        assert_eq!(record.pages(), None, "a normalized address names no page");
+        assert_eq!(
+            record.summary,
+            "DRAM ECC error at the memory controller, corrected, bank 9, at 0x123456000"
+        );
+    }
+
+    #[test]
+    fn an_unknown_maker_is_a_problem_not_an_error() {
+        let registers =
+            McaRegisters { vendor: CpuVendor::Unknown(4), ..intel(0x8c00_0000_0000_0001) };
+        let record = decode(&registers, Context::default());
+        assert_eq!(record.problems.len(), 1);
+        assert_eq!(record.severity, Severity::Corrected);
+    }
+
+    pub(crate) fn any_registers() -> impl Strategy<Value = McaRegisters> {
+        let vendor = prop_oneof![
+            Just(CpuVendor::Intel),
+            Just(CpuVendor::Amd),
+            Just(CpuVendor::Hygon),
+            Just(CpuVendor::Zhaoxin),
+            (11u8..).prop_map(CpuVendor::Unknown),
+        ];
+        let words = proptest::array::uniform10(any::<u64>());
+        (vendor, any::<[u32; 3]>(), any::<[u8; 2]>(), words).prop_map(
+            |(vendor, [cpuid, apic_id, microcode], [bank, cs], words)| {
+                let [mcg_cap, mcg_status, status, addr, misc, synd, ipid, ip, tsc, ppin] = words;
+                McaRegisters {
+                    vendor,
+                    cpuid,
+                    bank,
+                    mcg_cap,
+                    mcg_status,
+                    status,
+                    addr,
+                    misc,
+                    synd,
+                    ipid,
+                    ip,
+                    cs,
+                    tsc,
+                    ppin,
+                    apic_id,
+                    microcode,
+                }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn any_registers_decode(registers in any_registers()) {
+            let record = decode(&registers, Context::default());
+            prop_assert_eq!(&record.raw, &Raw::Mca(registers));
+            prop_assert!(record.count >= 1);
+            prop_assert!(!record.summary.contains('\n') && record.summary.len() < 300);
+            if let Some(address) = record.address {
+                prop_assert!(address.lsb < 64);
+                prop_assert_eq!(address.addr.0 & ((1u64 << address.lsb) - 1), 0);
+            }
+        }
+    }
+}

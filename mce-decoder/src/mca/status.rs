@@ -1,0 +1,268 @@
+//! The machine-check registers, bit by bit.
+//!
+//! Layouts: SDM vol. 3B, chapter "Machine-Check Architecture"; AMD's differences: APM vol. 2,
+//! chapter "Machine Check Architecture". Names are the manuals' own.
+
+use bitfield_struct::bitfield;
+
+/// `IA32_MCG_CAP`. SDM vol. 3B, "`IA32_MCG_CAP` MSR".
+#[bitfield(u64)]
+#[derive(PartialEq, Eq)]
+pub struct McgCap {
+    /// Number of error-reporting banks.
+    pub count: u8,
+    /// `IA32_MCG_CTL` is present.
+    pub ctl_p: bool,
+    /// Extended machine-check state registers are present.
+    pub ext_p: bool,
+    /// Corrected errors are counted, and can be signalled by CMCI.
+    pub cmci_p: bool,
+    /// Threshold-based error status (bits 54:53 of the status) is present.
+    pub tes_p: bool,
+    #[bits(4)]
+    __: u8,
+    /// Number of extended state registers.
+    pub ext_cnt: u8,
+    /// Software error recovery: S, AR and the address part of `IA32_MCi_MISC` are architectural.
+    pub ser_p: bool,
+    __: bool,
+    /// Firmware is told of errors first ("enhanced machine check architecture").
+    pub elog_p: bool,
+    /// Local machine checks.
+    pub lmce_p: bool,
+    #[bits(36)]
+    __: u64,
+}
+
+impl McgCap {
+    /// Whether the register was captured at all. A processor that reported an error has at least one
+    /// bank; some sources (kernel log text, for one) leave the register out, which reads as zero.
+    #[must_use]
+    pub const fn is_known(self) -> bool {
+        self.count() != 0
+    }
+}
+
+/// `IA32_MCG_STATUS`. SDM vol. 3B, "`IA32_MCG_STATUS` MSR".
+#[bitfield(u64)]
+#[derive(PartialEq, Eq)]
+pub struct McgStatus {
+    /// Restart IP valid: the program can be continued at the saved instruction pointer.
+    pub ripv: bool,
+    /// Error IP valid: the saved instruction pointer has to do with the error.
+    pub eipv: bool,
+    /// A machine-check exception is being handled.
+    pub mcip: bool,
+    /// It was signalled to this logical processor only.
+    pub lmce_s: bool,
+    #[bits(60)]
+    __: u64,
+}
+
+/// `IA32_MCi_STATUS`. SDM vol. 3B, "`IA32_MCi_STATUS` MSRs".
+///
+/// Bits 56:53 and 52:38 have these meanings only with the capability each names in [`McgCap`], and
+/// not on AMD: see [`AmdStatus`].
+#[bitfield(u64)]
+#[derive(PartialEq, Eq)]
+pub struct MciStatus {
+    /// MCACOD, architectural error code.
+    pub mcacod: u16,
+    /// MSCOD, model-specific error code.
+    pub mscod: u16,
+    /// Model-specific information.
+    #[bits(6)]
+    pub other_info: u8,
+    /// Corrected errors since the bank was last cleared (`cmci_p`).
+    #[bits(15)]
+    pub corrected_count: u16,
+    /// Threshold-based status: 1 green, 2 yellow (`tes_p`).
+    #[bits(2)]
+    pub threshold_status: u8,
+    /// Action required (`ser_p`).
+    pub ar: bool,
+    /// Signalled by a machine-check exception (`ser_p`).
+    pub s: bool,
+    /// Processor context corrupt.
+    pub pcc: bool,
+    /// The address register is valid.
+    pub addrv: bool,
+    /// The miscellaneous register is valid.
+    pub miscv: bool,
+    /// Reporting of this error was enabled.
+    pub en: bool,
+    /// Uncorrected.
+    pub uc: bool,
+    /// Overflow: an earlier error is still in the bank, this or that one was lost.
+    pub over: bool,
+    /// The register is valid.
+    pub val: bool,
+}
+
+/// `MCi_STATUS` of AMD and Hygon processors. APM vol. 2, "Machine-Check Status Registers".
+#[bitfield(u64)]
+#[derive(PartialEq, Eq)]
+pub struct AmdStatus {
+    /// Architectural error code.
+    pub error_code: u16,
+    /// Extended error code, bank-specific.
+    #[bits(6)]
+    pub error_code_ext: u8,
+    #[bits(2)]
+    __: u8,
+    /// Least significant valid bit of the address, where `MCA_CONFIG[McaLsbInStatusSupported]`.
+    #[bits(6)]
+    pub addr_lsb: u8,
+    #[bits(13)]
+    __: u16,
+    /// Poison: consumed data was marked bad earlier.
+    pub poison: bool,
+    /// Deferred: uncorrectable data was found and marked, nobody consumed it yet.
+    pub deferred: bool,
+    /// Uncorrected ECC error.
+    pub uecc: bool,
+    /// Corrected ECC error.
+    pub cecc: bool,
+    #[bits(6)]
+    __: u8,
+    /// The syndrome register is valid.
+    pub syndv: bool,
+    __: bool,
+    /// Task context corrupt: the running thread can't continue, others can.
+    pub tcc: bool,
+    #[bits(1)]
+    __: u8,
+    /// Processor context corrupt.
+    pub pcc: bool,
+    /// The address register is valid.
+    pub addrv: bool,
+    /// The miscellaneous register is valid.
+    pub miscv: bool,
+    /// Reporting of this error was enabled.
+    pub en: bool,
+    /// Uncorrected.
+    pub uc: bool,
+    /// Overflow: an error was lost.
+    pub over: bool,
+    /// The register is valid.
+    pub val: bool,
+}
+
+/// `IA32_MCi_MISC` of a processor with software error recovery. SDM vol. 3B, "`IA32_MCi_MISC` MSRs".
+#[bitfield(u64)]
+#[derive(PartialEq, Eq)]
+pub struct MciMisc {
+    /// Least significant valid bit of the address.
+    #[bits(6)]
+    pub addr_lsb: u8,
+    /// 0 segment offset, 1 linear, 2 physical, 3 memory, 7 generic; others reserved.
+    #[bits(3)]
+    pub addr_mode: u8,
+    /// Model-specific information.
+    #[bits(55)]
+    pub model_specific: u64,
+}
+
+/// `MCA_IPID`: which kind of unit a scalable-MCA bank belongs to. APM vol. 2, "`MCA_IPID`".
+#[bitfield(u64)]
+#[derive(PartialEq, Eq)]
+pub struct McaIpid {
+    /// Which one of several units of this type.
+    pub instance_id: u32,
+    /// Kind of hardware block.
+    #[bits(12)]
+    pub hardware_id: u16,
+    /// High part of the instance.
+    #[bits(4)]
+    pub instance_id_hi: u8,
+    /// Kind of bank within that block.
+    pub mca_type: u16,
+}
+
+/// CPUID leaf 1, EAX. SDM vol. 2A, "CPUID"; APM vol. 3, "Function `0000_0001h`".
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct CpuSignature {
+    #[bits(4)]
+    pub(super) stepping: u8,
+    #[bits(4)]
+    base_model: u8,
+    #[bits(4)]
+    base_family: u8,
+    #[bits(4)]
+    __: u8,
+    #[bits(4)]
+    extended_model: u8,
+    extended_family: u8,
+    #[bits(4)]
+    __: u8,
+}
+
+impl CpuSignature {
+    /// Family as the manuals print it: 6 for Intel's servers, 0x17 and up for AMD's Zen.
+    #[must_use]
+    pub const fn family(self) -> u16 {
+        match self.base_family() {
+            15 => 15 + self.extended_family() as u16,
+            family => family as u16,
+        }
+    }
+
+    /// Model as the manuals print it.
+    #[must_use]
+    pub const fn model(self) -> u8 {
+        match self.base_family() {
+            6 | 15 => self.extended_model() << 4 | self.base_model(),
+            _ => self.base_model(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_sit_where_the_manuals_put_them() {
+        let status = MciStatus::from_bits(0xbd80_0000_0000_0134);
+        assert!(status.val() && status.uc() && status.en() && status.miscv() && status.addrv());
+        assert!(status.s() && status.ar() && !status.pcc() && !status.over());
+        assert_eq!(status.mcacod(), 0x134);
+        assert_eq!(MciStatus::from_bits(0x8c00_0040_0001_0090).corrected_count(), 1);
+        assert_eq!(MciStatus::from_bits(3 << 53).threshold_status(), 3);
+
+        let misc = MciMisc::from_bits(0x8c);
+        assert_eq!((misc.addr_lsb(), misc.addr_mode()), (12, 2));
+
+        let amd =
+            AmdStatus::from_bits(1 << 55 | 1 << 53 | 1 << 44 | 1 << 43 | 0x2a << 24 | 0x3f << 16);
+        assert!(amd.tcc() && amd.syndv() && amd.deferred() && amd.poison());
+        assert_eq!((amd.addr_lsb(), amd.error_code_ext()), (0x2a, 0x3f));
+        let amd = AmdStatus::from_bits(0x7f << 57);
+        assert!(
+            amd.pcc()
+                && amd.addrv()
+                && amd.miscv()
+                && amd.en()
+                && amd.uc()
+                && amd.over()
+                && amd.val()
+        );
+
+        let cap = McgCap::from_bits(1 << 24 | 1 << 10 | 9);
+        assert!(cap.ser_p() && cap.cmci_p() && cap.is_known() && !cap.tes_p());
+        let ipid = McaIpid::from_bits(0x0096_0005_0f00);
+        assert_eq!((ipid.hardware_id(), ipid.mca_type()), (0x96, 0));
+    }
+
+    #[test]
+    fn families_and_models() {
+        let parts = |eax| {
+            let signature = CpuSignature::from_bits(eax);
+            (signature.family(), signature.model(), signature.stepping())
+        };
+        assert_eq!(parts(0x50654), (6, 0x55, 4));
+        assert_eq!(parts(0xa0_0f11), (0x19, 0x01, 1));
+        assert_eq!(parts(0x10_0f43), (0x10, 0x04, 3));
+    }
+}
