@@ -1,1 +1,27 @@
 //! The durable list of retired pages.
+//!
+//! ```text
+//! append --encode--> blocks --two copies, one fdatasync--> acknowledged --> State
+//!                                                              \--> witness (not synced)
+//! open   --lock--> read --> mend what has a good copy | set aside and salvage --> Store, Recovery
+//! ```
+//! What is promised, byte by byte, is in `FORMAT.md`: an acknowledged entry survives power loss; any
+//! damage is mended or reported, never read as an empty list; a damaged file is set aside, never
+//! deleted.
+//!
+//! **Invariant:** nothing is applied to [`State`] before it is durable, and nothing is deleted but a
+//! journal whose successor is durable. Absent: policy, clocks in the format, a second writer.
+
+mod backend;
+mod error;
+mod fresh;
+mod journal;
+mod recovery;
+mod store;
+
+pub use error::StoreError;
+pub use ras_store_format::{
+    AuditEvent, AuditKind, Damage, Entry, Fault, Observations, State, UnknownRecord,
+};
+pub use recovery::Recovery;
+pub use store::{Store, read};

@@ -1,1 +1,26 @@
-//! On-disk format of the retired-page list, shared with firmware: no_std.
+//! The on-disk format of the retired-page list. Firmware reads the same bytes: no_std, no I/O, no
+//! clock, no panic on input. `persist-store/FORMAT.md` draws what the modules here declare.
+//!
+//! ```text
+//! journal bytes --Reading::of--> records --Record::decode--> Entry --State::apply--> State
+//! ```
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod entry;
+pub mod state;
+
+pub mod layout;
+pub mod reading;
+
+mod crc;
+mod wire;
+
+pub use crc::crc32c;
+pub use entry::{Damage, EncodeError, Entry, Record, UnknownRecord};
+pub use layout::{BLOCK_SIZE, Geometry, Header, Witness};
+pub use reading::{Fault, Reading, UnsupportedVersion};
+pub use state::{AuditEvent, AuditKind, Observations, State};

@@ -1,0 +1,409 @@
+//! What the journal says: one [`Entry`] per record, and how each lies on disk.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use ras_core::{
+    DimmLocation, ErrorSource, Evacuation, Health, Location, NodeState, Pfn, RetireReason,
+    RetireState, RetiredPage, Severity, Timestamp,
+};
+
+use crate::wire::{Reader, Writer};
+
+/// Longest name on disk, in bytes: a FRU text, a person, a guest, a file. Longer ones are cut at a
+/// character boundary.
+pub const NAME_MAX: u16 = 255;
+
+/// Longest line of prose on disk, in bytes: a diagnosis, an outcome, a note. Longer ones are cut at
+/// a character boundary.
+pub const LINE_MAX: u16 = 1023;
+
+/// Bytes before each record's payload: kind u16, payload length u16.
+pub const RECORD_HEADER_SIZE: usize = 4;
+
+/// One thing to remember. Applied in order by [`State::apply`](crate::State::apply).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Entry {
+    /// A retired page as it is now; replaces what was known about that page.
+    Page(RetiredPage),
+    /// A person put a page back into use. The only way a page leaves the list.
+    Unretired {
+        /// The page.
+        pfn: Pfn,
+        /// When.
+        time: Timestamp,
+        /// Who, at most [`NAME_MAX`] bytes.
+        who: String,
+        /// Why, at most [`LINE_MAX`] bytes.
+        note: String,
+    },
+    /// A corrected error below the policy's rate, so that the count survives a restart.
+    Observed {
+        /// The page.
+        pfn: Pfn,
+        /// When the error happened.
+        time: Timestamp,
+    },
+    /// The node's state; replaces the one before.
+    Node(NodeState),
+    /// The store found itself damaged: the list may be incomplete until a person accepts that.
+    Damaged(Damage),
+    /// A person looked at the damage and accepts the list as it is.
+    DamageAccepted {
+        /// When.
+        time: Timestamp,
+        /// Who, at most [`NAME_MAX`] bytes.
+        who: String,
+        /// Why, at most [`LINE_MAX`] bytes.
+        note: String,
+    },
+}
+
+/// What is known about damage the store recovered from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Damage {
+    /// When it was found.
+    pub time: Timestamp,
+    /// What was found, in one line of at most [`LINE_MAX`] bytes.
+    pub detail: String,
+    /// Name of the file in `quarantine/` that holds the damaged journal; empty where there is none.
+    pub quarantined: String,
+}
+
+/// A record as it lies in a block.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Record {
+    /// One this version can read.
+    Known(Entry),
+    /// One it can't.
+    Unknown(UnknownRecord),
+}
+
+/// A record of a newer minor version, or one whose fields this version can't read. It is kept as it
+/// is through every rewrite and counted in reports.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UnknownRecord {
+    /// The record's kind.
+    pub kind: u16,
+    /// Its bytes.
+    pub payload: Vec<u8>,
+}
+
+/// A value that has no code on disk yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the journal format has no code for {field} {value:?}")]
+pub struct EncodeError {
+    /// Which field.
+    pub field: &'static str,
+    /// The value's name.
+    pub value: &'static str,
+}
+
+const KIND_PAGE: u16 = 1;
+const KIND_UNRETIRED: u16 = 2;
+const KIND_OBSERVED: u16 = 3;
+const KIND_NODE: u16 = 4;
+const KIND_DAMAGED: u16 = 5;
+const KIND_DAMAGE_ACCEPTED: u16 = 6;
+
+// Codes on disk. One table per type serves both directions; a code is never given a second meaning.
+const REASONS: &[(u8, RetireReason)] = &[
+    (0, RetireReason::Uncorrected),
+    (1, RetireReason::CorrectedThreshold),
+    (2, RetireReason::Operator),
+];
+const STATES: &[(u8, RetireState)] =
+    &[(0, RetireState::Pending), (1, RetireState::Retired), (2, RetireState::Failed)];
+const SEVERITIES: &[(u8, Severity)] = &[
+    (0, Severity::Unknown),
+    (1, Severity::Informational),
+    (2, Severity::Corrected),
+    (3, Severity::Deferred),
+    (4, Severity::Ucna),
+    (5, Severity::Srao),
+    (6, Severity::Srar),
+    (7, Severity::Fatal),
+];
+const SOURCES: &[(u8, ErrorSource)] = &[
+    (0, ErrorSource::MceRecord),
+    (1, ErrorSource::Cper),
+    (2, ErrorSource::ApeiStatusBlock),
+    (3, ErrorSource::MemoryFailure),
+    (4, ErrorSource::Operator),
+];
+const HEALTHS: &[(u8, Health)] = &[(0, Health::Green), (1, Health::Yellow), (2, Health::Red)];
+
+impl Entry {
+    /// The whole record: kind, length, payload.
+    pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
+        let mut payload = Writer::default();
+        let kind = match self {
+            Self::Page(page) => {
+                encode_page(&mut payload, page)?;
+                KIND_PAGE
+            }
+            Self::Unretired { pfn, time, who, note } => {
+                payload.u64(pfn.0);
+                encode_audit(&mut payload, *time, who, note);
+                KIND_UNRETIRED
+            }
+            Self::Observed { pfn, time } => {
+                payload.u64(pfn.0);
+                payload.u64(time.0);
+                KIND_OBSERVED
+            }
+            Self::Node(node) => {
+                encode_node(&mut payload, node)?;
+                KIND_NODE
+            }
+            Self::Damaged(damage) => {
+                payload.u64(damage.time.0);
+                payload.text(&damage.detail, LINE_MAX);
+                payload.text(&damage.quarantined, NAME_MAX);
+                KIND_DAMAGED
+            }
+            Self::DamageAccepted { time, who, note } => {
+                encode_audit(&mut payload, *time, who, note);
+                KIND_DAMAGE_ACCEPTED
+            }
+        };
+        Ok(frame(kind, &payload.0))
+    }
+}
+
+impl Record {
+    /// Takes one record off `bytes`. `None` where the frame itself does not fit, which in a block
+    /// with a valid checksum is a writer's bug, never the medium's.
+    pub fn split(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let mut reader = Reader(bytes);
+        let kind = reader.u16()?;
+        let length = reader.u16()?;
+        let payload = reader.bytes(usize::from(length))?;
+        let record = decode(kind, payload).map_or_else(
+            || Self::Unknown(UnknownRecord { kind, payload: payload.into() }),
+            Self::Known,
+        );
+        Some((record, reader.0))
+    }
+}
+
+impl UnknownRecord {
+    /// The whole record as it was.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        frame(self.kind, &self.payload)
+    }
+}
+
+fn frame(kind: u16, payload: &[u8]) -> Vec<u8> {
+    // The limits above keep payloads far below 64 KiB, and an unknown one was framed before.
+    let length = u16::try_from(payload.len()).unwrap_or(u16::MAX);
+    let mut record = Writer(Vec::with_capacity(RECORD_HEADER_SIZE + payload.len()));
+    record.u16(kind);
+    record.u16(length);
+    record.0.extend(payload);
+    record.0
+}
+
+/// `None` for an unknown kind, an unknown code, missing bytes or bytes left over: the layout of a
+/// kind never changes, so any of these means a newer writer.
+fn decode(kind: u16, payload: &[u8]) -> Option<Entry> {
+    let mut reader = Reader(payload);
+    let reader_ref = &mut reader;
+    let entry = match kind {
+        KIND_PAGE => Entry::Page(decode_page(reader_ref)?),
+        KIND_UNRETIRED => {
+            let pfn = Pfn(reader_ref.u64()?);
+            let (time, who, note) = decode_audit(reader_ref)?;
+            Entry::Unretired { pfn, time, who, note }
+        }
+        KIND_OBSERVED => {
+            Entry::Observed { pfn: Pfn(reader_ref.u64()?), time: Timestamp(reader_ref.u64()?) }
+        }
+        KIND_NODE => Entry::Node(decode_node(reader_ref)?),
+        KIND_DAMAGED => Entry::Damaged(Damage {
+            time: Timestamp(reader_ref.u64()?),
+            detail: reader_ref.text()?,
+            quarantined: reader_ref.text()?,
+        }),
+        KIND_DAMAGE_ACCEPTED => {
+            let (time, who, note) = decode_audit(reader_ref)?;
+            Entry::DamageAccepted { time, who, note }
+        }
+        _ => return None,
+    };
+    reader.0.is_empty().then_some(entry)
+}
+
+fn encode_page(payload: &mut Writer, page: &RetiredPage) -> Result<(), EncodeError> {
+    payload.u64(page.pfn.0);
+    payload.u64(page.since.0);
+    payload.u64(page.updated.0);
+    payload.u32(page.attempts);
+    payload.u8(code(REASONS, page.reason, "reason", page.reason.name())?);
+    payload.u8(code(STATES, page.state, "state", page.state.name())?);
+    payload.u8(code(SEVERITIES, page.severity, "severity", page.severity.name())?);
+    payload.u8(code(SOURCES, page.source, "source", page.source.name())?);
+    encode_location(payload, &page.location);
+    payload.text(&page.diagnosis, LINE_MAX);
+    payload.text(&page.outcome, LINE_MAX);
+    Ok(())
+}
+
+fn decode_page(reader: &mut Reader<'_>) -> Option<RetiredPage> {
+    Some(RetiredPage {
+        pfn: Pfn(reader.u64()?),
+        since: Timestamp(reader.u64()?),
+        updated: Timestamp(reader.u64()?),
+        attempts: reader.u32()?,
+        reason: meaning(REASONS, reader.u8()?)?,
+        state: meaning(STATES, reader.u8()?)?,
+        severity: meaning(SEVERITIES, reader.u8()?)?,
+        source: meaning(SOURCES, reader.u8()?)?,
+        location: decode_location(reader)?,
+        diagnosis: reader.text()?,
+        outcome: reader.text()?,
+    })
+}
+
+/// Presence bits in the order below, then each present number as a u32, then the FRU text.
+const LOCATION_NUMBERS: usize = 14;
+const LOCATION_FRU: u16 = 1 << LOCATION_NUMBERS;
+
+fn encode_location(payload: &mut Writer, location: &Location) {
+    let dimm = &location.dimm;
+    let numbers: [Option<u32>; LOCATION_NUMBERS] = [
+        location.cpu,
+        location.socket,
+        location.channel.map(u32::from),
+        dimm.node.map(u32::from),
+        dimm.card.map(u32::from),
+        dimm.module.map(u32::from),
+        dimm.rank.map(u32::from),
+        dimm.bank_group.map(u32::from),
+        dimm.bank.map(u32::from),
+        dimm.device.map(u32::from),
+        dimm.row,
+        dimm.column,
+        dimm.bit_position.map(u32::from),
+        dimm.module_handle.map(u32::from),
+    ];
+    let mut present = if location.fru.is_some() { LOCATION_FRU } else { 0 };
+    for (bit, number) in numbers.iter().enumerate() {
+        present |= u16::from(number.is_some()) << bit;
+    }
+    payload.u16(present);
+    numbers.iter().flatten().for_each(|&number| payload.u32(number));
+    if let Some(fru) = &location.fru {
+        payload.text(fru, NAME_MAX);
+    }
+}
+
+fn decode_location(reader: &mut Reader<'_>) -> Option<Location> {
+    let present = reader.u16()?;
+    if present & !(LOCATION_FRU | (LOCATION_FRU - 1)) != 0 {
+        return None;
+    }
+    let mut numbers = [None; LOCATION_NUMBERS];
+    for (bit, number) in numbers.iter_mut().enumerate() {
+        if present & (1 << bit) != 0 {
+            *number = Some(reader.u32()?);
+        }
+    }
+    let [
+        cpu,
+        socket,
+        channel,
+        node,
+        card,
+        module,
+        rank,
+        bank_group,
+        bank,
+        device,
+        row,
+        column,
+        bit_position,
+        module_handle,
+    ] = numbers;
+    Some(Location {
+        cpu,
+        socket,
+        channel: narrow(channel)?,
+        dimm: DimmLocation {
+            node: narrow(node)?,
+            card: narrow(card)?,
+            module: narrow(module)?,
+            rank: narrow(rank)?,
+            bank_group: narrow(bank_group)?,
+            bank: narrow(bank)?,
+            device: narrow(device)?,
+            row,
+            column,
+            bit_position: narrow(bit_position)?,
+            module_handle: narrow(module_handle)?,
+        },
+        fru: if present & LOCATION_FRU != 0 { Some(reader.text()?) } else { None },
+    })
+}
+
+fn encode_node(payload: &mut Writer, node: &NodeState) -> Result<(), EncodeError> {
+    payload.u64(node.since.0);
+    payload.u8(code(HEALTHS, node.health, "health", node.health.name())?);
+    let (evacuation, guest) = match &node.evacuation {
+        Evacuation::None => (0, None),
+        Evacuation::Pending { guest: None } => (1, None),
+        Evacuation::Pending { guest: Some(guest) } => (2, Some(guest)),
+        Evacuation::Done => (3, None),
+    };
+    payload.u8(evacuation);
+    if let Some(guest) = guest {
+        payload.text(guest, NAME_MAX);
+    }
+    payload.text(&node.reason, LINE_MAX);
+    Ok(())
+}
+
+fn decode_node(reader: &mut Reader<'_>) -> Option<NodeState> {
+    Some(NodeState {
+        since: Timestamp(reader.u64()?),
+        health: meaning(HEALTHS, reader.u8()?)?,
+        evacuation: match reader.u8()? {
+            0 => Evacuation::None,
+            1 => Evacuation::Pending { guest: None },
+            2 => Evacuation::Pending { guest: Some(reader.text()?) },
+            3 => Evacuation::Done,
+            _ => return None,
+        },
+        reason: reader.text()?,
+    })
+}
+
+fn encode_audit(payload: &mut Writer, time: Timestamp, who: &str, note: &str) {
+    payload.u64(time.0);
+    payload.text(who, NAME_MAX);
+    payload.text(note, LINE_MAX);
+}
+
+fn decode_audit(reader: &mut Reader<'_>) -> Option<(Timestamp, String, String)> {
+    Some((Timestamp(reader.u64()?), reader.text()?, reader.text()?))
+}
+
+fn code<T: PartialEq>(
+    table: &[(u8, T)],
+    wanted: T,
+    field: &'static str,
+    value: &'static str,
+) -> Result<u8, EncodeError> {
+    let found = table.iter().find(|(_, meaning)| *meaning == wanted);
+    found.map(|(code, _)| *code).ok_or(EncodeError { field, value })
+}
+
+fn meaning<T: Copy>(table: &[(u8, T)], wanted: u8) -> Option<T> {
+    table.iter().find(|(code, _)| *code == wanted).map(|(_, meaning)| *meaning)
+}
+
+/// `None` where a present number does not fit: the writer knew a wider field.
+fn narrow<T: TryFrom<u32>>(number: Option<u32>) -> Option<Option<T>> {
+    number.map(T::try_from).transpose().ok()
+}
