@@ -125,3 +125,27 @@ pub enum Event {
         status: String,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_said_stays_on_one_line() {
+        let text = "two\nlines\r\n\u{2028}and \"more\"\0".to_owned();
+        let request = Request::Write { path: "/tmp/file".to_owned(), text: text.clone() };
+        let line = serde_json::to_string(&request).unwrap();
+        assert!(!line.contains(['\n', '\r']), "{line}");
+        assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request);
+
+        for message in [
+            Message::Answer(Err(text.clone())),
+            Message::Answer(Ok(Answer::Text(text.clone()))),
+            Message::Event(Event::Notified { state: text, corrupted_kib: 8 }),
+        ] {
+            let line = serde_json::to_string(&message).unwrap();
+            assert!(!line.contains(['\n', '\r']), "{line}");
+            assert_eq!(serde_json::from_str::<Message>(&line).unwrap(), message);
+        }
+    }
+}

@@ -119,7 +119,8 @@ fn cached() -> Result<Vec<String>> {
 }
 
 fn newest(packages: &[String]) -> Option<String> {
-    packages.iter().max_by_key(|name| version(name)).cloned()
+    let numbered = packages.iter().filter_map(|name| Some((version(name)?, name)));
+    numbered.max().map(|(_, name)| name.clone())
 }
 
 /// The last number of a stock kernel's version; `None` for variants (cloud, rt, dbg, unsigned).

@@ -1,10 +1,10 @@
 //! What the story looks at inside the machine, each as one question.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ras_core::{Pfn, RetireState, RetiredPage};
+use ras_core::{Pfn, RetireState, RetiredPage, Timestamp};
 use rasd_api::Status;
 
 use super::{Report, SOON};
@@ -15,6 +15,13 @@ use crate::machine::{Machine, lines_of};
 /// `holds`, or the reason why not.
 pub(super) fn expect(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(otherwise()) }
+}
+
+/// The machine's clock starts as ours: a time it remembers lies in the last minutes.
+pub(super) fn is_recent(time: Timestamp) -> Result<(), String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let age = now.abs_diff(time.secs());
+    expect(age < 300, || format!("it is {age} s off"))
 }
 
 /// Waits for rasd's `READY=1`; the kernel's `HardwareCorrupted` at that moment, in KiB.

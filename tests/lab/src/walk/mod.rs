@@ -16,8 +16,8 @@ mod lab;
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use ras_core::{Pfn, RetireReason, Severity};
+use anyhow::Result;
+use ras_core::{Pfn, RetireReason, RetiredPage, Severity};
 
 pub use holder::Report;
 
@@ -25,7 +25,8 @@ use crate::machine::Machine;
 use crate::story::{Story, Summary};
 use crate::{capability, packages};
 use checks::{
-    expect, hardware_corrupted_kib, kernel_says_poisoned, listed, retired, status, traced,
+    expect, hardware_corrupted_kib, is_recent, kernel_says_poisoned, listed, retired, status,
+    traced,
 };
 use lab::Lab;
 
@@ -52,17 +53,19 @@ pub fn possible() -> Result<(), String> {
 /// Runs the story and prints it.
 ///
 /// # Errors
-/// The story could not go on: something failed that later steps stand on. Then, and when a step
-/// failed, the directory with all logs is kept and printed.
+/// Something the story needs can't be had: a package, the kernel, a program. Once it is being told,
+/// whatever fails counts as a failed step; the directory with all logs is then kept and printed.
 pub fn run() -> Result<Summary> {
     possible().map_err(anyhow::Error::msg)?;
     packages::ensure(&["qemu-system-x86", "e2fsprogs", "kmod"])?;
     let lab = Lab::prepare()?;
     let mut story = Story::begin("The walk: one real memory error goes all the way");
-    let told = tell(&mut story, &lab);
+    if let Err(error) = tell(&mut story, &lab) {
+        story.fail(&format!("the story can't go on: {error:#}"));
+    }
     let summary = story.end();
-    lab.close(told.is_ok() && summary.is_success());
-    told.map(|()| summary)
+    lab.close(summary.is_success());
+    Ok(summary)
 }
 
 fn tell(story: &mut Story, lab: &Lab) -> Result<()> {
@@ -72,21 +75,18 @@ fn tell(story: &mut Story, lab: &Lab) -> Result<()> {
     let (doomed, weak) = start_holder(story, &mut machine)?;
 
     story.chapter("An uncorrected error, found by the patrol scrubber (SRAO)");
-    uncorrected(story, &mut machine, doomed)?;
+    let doomed = uncorrected(story, &mut machine, doomed)?;
 
     story.chapter("Two corrected errors on one page");
-    let before = hardware_corrupted_kib(&mut machine)?;
-    corrected(story, &mut machine, weak)?;
-    let after = hardware_corrupted_kib(&mut machine)?;
-    story.check(
-        &format!("HardwareCorrupted rose from {before} to {after} KiB"),
-        expect(after >= before + 4, || "no page went out of use".to_owned()),
-    );
+    let weak = corrected(story, &mut machine, weak)?;
+    for line in listed(&mut machine)? {
+        story.note(&line);
+    }
 
     story.chapter("The plug is pulled, and the machine boots again with the same disk");
     machine.pull_the_plug()?;
     let mut machine = boot(story, lab, 2)?;
-    after_the_reboot(story, &mut machine, doomed, weak)
+    after_the_reboot(story, &mut machine, &[doomed, weak])
 }
 
 fn boot(story: &mut Story, lab: &Lab, number: u32) -> Result<Machine> {
@@ -127,7 +127,7 @@ fn start_holder(story: &mut Story, machine: &mut Machine) -> Result<(Pfn, Pfn)> 
     Ok((doomed, weak))
 }
 
-fn uncorrected(story: &mut Story, machine: &mut Machine, doomed: Pfn) -> Result<()> {
+fn uncorrected(story: &mut Story, machine: &mut Machine, doomed: Pfn) -> Result<RetiredPage> {
     let before = hardware_corrupted_kib(machine)?;
     inject(story, machine, SRAO, doomed)?;
 
@@ -142,37 +142,23 @@ fn uncorrected(story: &mut Story, machine: &mut Machine, doomed: Pfn) -> Result<
         }),
     );
     let seen = traced::count(machine, doomed)?;
-    story
-        .check("the kernel traced one mce_record", expect(seen == 1, || format!("{seen} of them")));
+    story.check("the kernel traced it", expect(seen == 1, || format!("{seen} mce_record events")));
 
     let page = retired(machine, doomed)?;
     story.check(
-        &format!(
-            "rasd remembered {}: {}, {} by {}, {}: {}",
-            doomed.addr(),
-            page.reason,
-            page.severity,
-            page.source,
-            page.state,
-            page.outcome
-        ),
+        &format!("rasd remembered it: {}", describe(&page)),
         expect(page.reason == RetireReason::Uncorrected && page.severity == Severity::Srao, || {
             format!("{page:?}")
         }),
     );
-    story.check("the kernel marks it as poisoned", kernel_says_poisoned(machine, doomed)?);
-    let after = hardware_corrupted_kib(machine)?;
-    story.check(
-        &format!("HardwareCorrupted rose from {before} to {after} KiB"),
-        expect(after == before + 4, || "one page was expected".to_owned()),
-    );
-    for line in listed(machine)? {
-        story.note(&format!("  {line}"));
-    }
-    Ok(())
+    story.check("the time it remembers is right", is_recent(page.since));
+    story.check("the kernel marks the page as poisoned", kernel_says_poisoned(machine, doomed)?);
+    corrupted_by_one_page(story, machine, before)?;
+    Ok(page)
 }
 
-fn corrected(story: &mut Story, machine: &mut Machine, weak: Pfn) -> Result<()> {
+fn corrected(story: &mut Story, machine: &mut Machine, weak: Pfn) -> Result<RetiredPage> {
+    let before = hardware_corrupted_kib(machine)?;
     inject(story, machine, CORRECTED, weak)?;
     traced::wait(machine, weak, 1)?;
     checks::wait_status(machine, "the first error to be counted", |status| {
@@ -180,7 +166,7 @@ fn corrected(story: &mut Story, machine: &mut Machine, weak: Pfn) -> Result<()> 
     })?;
     let pages = checks::pages(machine)?;
     story.check(
-        "rasd counted it, and left the page alone",
+        "the first: rasd counted it, and left the page alone",
         expect(pages.iter().all(|page| page.pfn != weak), || format!("{pages:?}")),
     );
 
@@ -190,34 +176,32 @@ fn corrected(story: &mut Story, machine: &mut Machine, weak: Pfn) -> Result<()> 
         _ => None,
     })?;
     story.check(
-        &format!("the page's contents moved from {} to {}, intact", from.addr(), to.addr()),
+        &format!(
+            "the second: the page moved from {} to {}, contents intact",
+            from.addr(),
+            to.addr()
+        ),
         expect(from == weak && to != weak && intact, || format!("intact: {intact}")),
     );
     let (pages, damaged) = checks::last_verification(machine)?;
     story.check(
-        &format!("the program's other {pages} pages hold what was written to them"),
+        &format!("all {pages} pages the program has left hold what it wrote"),
         expect(damaged == 0, || format!("{damaged} do not")),
     );
     let page = retired(machine, weak)?;
     story.check(
-        &format!(
-            "rasd remembered {}: {}, {}: {}",
-            weak.addr(),
-            page.reason,
-            page.state,
-            page.outcome
-        ),
+        &format!("rasd remembered it: {}", describe(&page)),
         expect(page.reason == RetireReason::CorrectedThreshold, || format!("{page:?}")),
     );
-    story.check("the kernel marks it as poisoned", kernel_says_poisoned(machine, weak)?);
-    Ok(())
+    story.check("the kernel marks the page as poisoned", kernel_says_poisoned(machine, weak)?);
+    corrupted_by_one_page(story, machine, before)?;
+    Ok(page)
 }
 
 fn after_the_reboot(
     story: &mut Story,
     machine: &mut Machine,
-    doomed: Pfn,
-    weak: Pfn,
+    remembered: &[RetiredPage],
 ) -> Result<()> {
     let fresh = hardware_corrupted_kib(machine)?;
     story.check(
@@ -226,23 +210,43 @@ fn after_the_reboot(
     );
     let at_ready = start_rasd(story, machine)?;
     story.check(
-        &format!("before it was ready, both pages were out of use again ({at_ready} KiB)"),
-        expect(at_ready == 8, || format!("HardwareCorrupted was {at_ready} KiB, expected 8")),
+        &format!("before it said so, {at_ready} KiB were out of use again"),
+        expect(at_ready == 8, || "these are not two pages".to_owned()),
     );
-    for pfn in [doomed, weak] {
-        let page = retired(machine, pfn).with_context(|| format!("looking for {}", pfn.addr()))?;
-        story.pass(&format!(
-            "{} is listed: {}, {}: {}",
-            pfn.addr(),
-            page.reason,
-            page.state,
-            page.outcome
-        ));
-        story.check("the kernel marks it as poisoned", kernel_says_poisoned(machine, pfn)?);
+    let gap = status(machine)?.gap;
+    story.check(
+        &format!("it knows the gap: {} pages, closed {} s after the boot", gap.pages, gap.seconds),
+        expect(gap.pages == 2, || "two were expected".to_owned()),
+    );
+    for before in remembered {
+        let page = retired(machine, before.pfn)?;
+        let same = (page.reason, page.severity, page.source, page.since)
+            == (before.reason, before.severity, before.source, before.since);
+        story.check(
+            &format!("still listed: {}", describe(&page)),
+            expect(same, || format!("it was {before:?} and is {page:?}")),
+        );
+        let marked = kernel_says_poisoned(machine, page.pfn)?;
+        story.check("the new kernel marks it as poisoned", marked);
     }
     for line in listed(machine)? {
-        story.note(&format!("  {line}"));
+        story.note(&line);
     }
+    Ok(())
+}
+
+fn describe(page: &RetiredPage) -> String {
+    let RetiredPage { pfn, reason, severity, source, state, outcome, .. } = page;
+    format!("{}, {reason} ({severity} by {source}), {state}: {outcome}", pfn.addr())
+}
+
+/// Memory the kernel counts as corrupted grew by exactly the page in question.
+fn corrupted_by_one_page(story: &mut Story, machine: &mut Machine, before_kib: u64) -> Result<()> {
+    let after_kib = hardware_corrupted_kib(machine)?;
+    story.check(
+        &format!("HardwareCorrupted rose from {before_kib} to {after_kib} KiB"),
+        expect(after_kib == before_kib + 4, || "one page was expected".to_owned()),
+    );
     Ok(())
 }
 
