@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -27,7 +27,16 @@ const BARE_TARGET: &str = "x86_64-unknown-none";
 /// # Errors
 /// No such program here, or the build failed.
 pub fn program(name: &str) -> Result<PathBuf> {
-    built_before("RAS_BIN_DIR", name).map_or_else(|| build(&Build::workspace(name, None)?), Ok)
+    only(programs(&[name])?)
+}
+
+/// Programs of this workspace, built for this host; the files are in the order of `names`. One build
+/// of several is quicker than several of one.
+///
+/// # Errors
+/// No such program here, or the build failed.
+pub fn programs(names: &[&str]) -> Result<Vec<PathBuf>> {
+    of_workspace(names, "RAS_BIN_DIR", None)
 }
 
 /// A program of this workspace, linked statically against musl.
@@ -35,8 +44,15 @@ pub fn program(name: &str) -> Result<PathBuf> {
 /// # Errors
 /// No such program here, or the build failed.
 pub fn static_program(name: &str) -> Result<PathBuf> {
-    built_before("RAS_STATIC_DIR", name)
-        .map_or_else(|| build(&Build::workspace(name, Some(STATIC_TARGET))?), Ok)
+    only(static_programs(&[name])?)
+}
+
+/// As [`programs`], linked statically against musl.
+///
+/// # Errors
+/// No such program here, or the build failed.
+pub fn static_programs(names: &[&str]) -> Result<Vec<PathBuf>> {
+    of_workspace(names, "RAS_STATIC_DIR", Some(STATIC_TARGET))
 }
 
 /// The bare-metal test guest: a PVH ELF file.
@@ -49,15 +65,16 @@ pub fn guest() -> Result<PathBuf> {
         return Ok(file);
     }
     let dir = workspace_root().join("tests/guest");
-    build(&Build {
-        program: None,
+    let built = build(&Build {
+        what: "the test guest".to_owned(),
         arguments: vec!["--manifest-path".to_owned(), dir.join("Cargo.toml").display().to_string()],
         target: Some(BARE_TARGET),
         // Cargo reads `.cargo/config.toml` of where it runs: the guest's link arguments are there.
         dir,
         // A workspace of its own also locks a target directory of its own.
         target_dir: Some(target_dir().join("guest")),
-    })
+    })?;
+    built.into_values().next().context("the test guest's package has no program")
 }
 
 /// The root of this workspace.
@@ -87,48 +104,69 @@ fn package_of(name: &str) -> Result<&'static str> {
     })
 }
 
-/// A program someone built before us. A directory that lacks it is not an error: xtask may have
-/// built only some.
-fn built_before(variable: &str, name: &str) -> Option<PathBuf> {
-    let file = PathBuf::from(env::var_os(variable)?).join(name);
-    file.is_file().then_some(file)
+fn of_workspace(
+    names: &[&str],
+    built_before: &str,
+    target: Option<&'static str>,
+) -> Result<Vec<PathBuf>> {
+    // A directory that lacks a program is no error: who filled it may have needed only some.
+    let dir = env::var_os(built_before).map(PathBuf::from);
+    let there = |name: &str| dir.as_ref().map(|dir| dir.join(name)).filter(|file| file.is_file());
+    let missing: Vec<&str> = names.iter().copied().filter(|name| there(name).is_none()).collect();
+    let mut arguments = Vec::new();
+    for name in &missing {
+        arguments.extend(["-p", package_of(name)?, "--bin", name].map(str::to_owned));
+    }
+    let built = if missing.is_empty() {
+        BTreeMap::new()
+    } else {
+        let (what, dir) = (missing.join(", "), workspace_root().to_owned());
+        build(&Build { what, arguments, target, dir, target_dir: None })?
+    };
+    let file = |name: &&str| {
+        there(name)
+            .or_else(|| built.get(*name).cloned())
+            .with_context(|| format!("cargo built no program {name}"))
+    };
+    names.iter().map(file).collect()
 }
 
+fn only(files: Vec<PathBuf>) -> Result<PathBuf> {
+    files.into_iter().next().context("one program was asked for")
+}
+
+/// One call of cargo.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Build {
-    /// The program to return; the only one where it is `None`.
-    program: Option<String>,
+    /// For people.
+    what: String,
     arguments: Vec<String>,
     target: Option<&'static str>,
     dir: PathBuf,
     target_dir: Option<PathBuf>,
 }
 
-impl Build {
-    fn workspace(name: &str, target: Option<&'static str>) -> Result<Self> {
-        let arguments = ["-p", package_of(name)?, "--bin", name].map(str::to_owned).to_vec();
-        let dir = workspace_root().to_owned();
-        Ok(Self { program: Some(name.to_owned()), arguments, target, dir, target_dir: None })
-    }
-}
+/// Executables by program name.
+type Executables = BTreeMap<String, PathBuf>;
 
 /// What was built in this process. Held while building: cargo would wait for its own lock anyway.
-static BUILT: Mutex<BTreeMap<Build, PathBuf>> = Mutex::new(BTreeMap::new());
+static BUILT: Mutex<BTreeMap<Build, Executables>> = Mutex::new(BTreeMap::new());
 
-fn build(wanted: &Build) -> Result<PathBuf> {
-    let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(file) = built.get(wanted) {
-        return Ok(file.clone());
+fn build(wanted: &Build) -> Result<Executables> {
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(executables) = built.get(wanted) {
+        return Ok(executables.clone());
     }
     if let Some(target) = wanted.target {
         ensure_target(target, &wanted.dir)?;
     }
-    let file = run_cargo(wanted)?;
-    built.insert(wanted.clone(), file.clone());
-    Ok(file)
+    let executables = run_cargo(wanted)?;
+    built.insert(wanted.clone(), executables.clone());
+    Ok(executables)
 }
 
-fn run_cargo(wanted: &Build) -> Result<PathBuf> {
+fn run_cargo(wanted: &Build) -> Result<Executables> {
+    let what = &wanted.what;
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
         .args(["build", "--release", "--message-format=json-render-diagnostics"])
@@ -142,19 +180,17 @@ fn run_cargo(wanted: &Build) -> Result<PathBuf> {
     if let Some(dir) = &wanted.target_dir {
         command.arg("--target-dir").arg(dir);
     }
-    let what = wanted.program.as_deref().unwrap_or("the test guest");
     let started = Instant::now();
     let done = command.output().with_context(|| format!("starting cargo to build {what}"))?;
     ensure!(done.status.success(), "building {what} failed: {command:?}");
     if started.elapsed().as_secs() >= 2 {
         println!("lab: built {what} in {:.1} s", started.elapsed().as_secs_f64());
     }
-    executable(&String::from_utf8_lossy(&done.stdout), wanted.program.as_deref())
-        .with_context(|| format!("cargo built no executable for {what}: {command:?}"))
+    Ok(executables(&String::from_utf8_lossy(&done.stdout)))
 }
 
-/// The program's file in cargo's own account of what it built.
-fn executable(messages: &str, program: Option<&str>) -> Option<PathBuf> {
+/// The programs in cargo's own account of what it built.
+fn executables(messages: &str) -> Executables {
     #[derive(Deserialize)]
     struct Message {
         executable: Option<PathBuf>,
@@ -164,12 +200,11 @@ fn executable(messages: &str, program: Option<&str>) -> Option<PathBuf> {
     struct Target {
         name: String,
     }
-    messages.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok()).find_map(
-        |message| {
-            let name = message.target?.name;
-            message.executable.filter(|_| program.is_none_or(|program| program == name))
-        },
-    )
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Message>(line).ok())
+        .filter_map(|message| Some((message.target?.name, message.executable?)))
+        .collect()
 }
 
 /// Adds the target's standard library to the toolchain where it is missing.
@@ -195,19 +230,16 @@ mod tests {
     }
 
     #[test]
-    fn the_executable_is_found_in_cargos_messages() {
+    fn executables_are_found_in_cargos_messages() {
         let messages = concat!(
             r#"{"reason":"compiler-artifact","target":{"name":"ras_core"},"executable":null}"#,
             "\n",
             r#"{"reason":"compiler-artifact","target":{"name":"rasctl"},"executable":"/t/rasctl"}"#,
             "\nnot json\n",
-            r#"{"reason":"compiler-artifact","target":{"name":"rasd"},"executable":"/t/rasd"}"#,
-            "\n",
             r#"{"reason":"build-finished","success":true}"#,
         );
-        assert_eq!(executable(messages, Some("rasd")), Some("/t/rasd".into()));
-        assert_eq!(executable(messages, None), Some("/t/rasctl".into()));
-        assert_eq!(executable(messages, Some("rasvmm")), None);
+        let expect = BTreeMap::from([("rasctl".to_owned(), PathBuf::from("/t/rasctl"))]);
+        assert_eq!(executables(messages), expect);
     }
 
     #[test]

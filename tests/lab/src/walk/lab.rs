@@ -22,16 +22,21 @@ const DISK_MIB: u64 = 64;
 /// ext4 asks for its checksum by name while mounting, and there is no modprobe to bring it.
 const MODULES: &[&str] = &["crc32c_generic", "ext4", "virtio_blk"];
 
-/// Programs in the machine's `/bin`. The agent is its `/init`.
-const PROGRAMS: &[&str] = &["rasd", "rasctl", "page-holder"];
+/// The machine's programs, and where they go.
+const PROGRAMS: [(&str, &str); 4] = [
+    ("lab-agent", "init"),
+    ("page-holder", "bin/page-holder"),
+    ("rasd", "bin/rasd"),
+    ("rasctl", "bin/rasctl"),
+];
 
 /// - `nokaslr`: what is free after one boot is free after the next, so that both can offline it.
 /// - `ras=cec_disable`: the kernel's own collector of corrected errors acts before any daemon could.
 /// - `panic=-1` with QEMU's `-no-reboot`: a panic ends the machine at once.
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 panic=-1 nokaslr ras=cec_disable";
 
-/// The daemon as it would be installed, but for the guests and the cluster it does not have.
-const CONFIG: &str = "";
+/// The daemon as it would be installed, except that without trace events it must not start.
+const CONFIG: &str = "[sources]\ntracefs = \"on\"\n";
 
 /// Everything that outlives one boot.
 pub(super) struct Lab {
@@ -106,9 +111,9 @@ impl Lab {
         {
             archive.directory(directory);
         }
-        archive.program("init", &read(&artifacts::static_program("lab-agent")?)?);
-        for name in PROGRAMS {
-            archive.program(&format!("bin/{name}"), &read(&artifacts::static_program(name)?)?);
+        let files = artifacts::static_programs(&PROGRAMS.map(|(name, _)| name))?;
+        for (file, (_, place)) in files.iter().zip(PROGRAMS) {
+            archive.program(place, &read(file)?);
         }
         for module in &self.modules {
             archive.file(&format!("lib/modules/{}.ko.xz", module.name), &read(&module.path)?);
