@@ -25,7 +25,7 @@ pub fn kvm() -> Result<(), String> {
 /// # Errors
 /// The reason in one line.
 pub fn root() -> Result<(), String> {
-    if Uid::effective().is_root() { Ok(()) } else { Err("this needs root".to_owned()) }
+    if Uid::effective().is_root() { Ok(()) } else { Err("only root can do this".to_owned()) }
 }
 
 /// Network and mount namespaces can be made.

@@ -40,6 +40,10 @@ const CORRECTED: &str = "0x8c00004000010090 0";
 /// What takes a moment on an idle machine takes a while on a busy one that emulates another.
 const SOON: Duration = Duration::from_secs(30);
 
+/// Packages the story needs, and a program of each.
+const PACKAGES: [(&str, &str); 3] =
+    [("qemu-system-x86", "qemu-system-x86_64"), ("e2fsprogs", "mke2fs"), ("kmod", "depmod")];
+
 /// Whether this machine can run the story.
 ///
 /// # Errors
@@ -47,7 +51,14 @@ const SOON: Duration = Duration::from_secs(30);
 pub fn possible() -> Result<(), String> {
     // The machine has 512 MiB; the builds before it need more than QEMU does.
     capability::memory(1024)?;
-    capability::program("qemu-system-x86_64").map(drop).or_else(|_| capability::apt())
+    for (package, program) in PACKAGES {
+        if let Err(missing) = capability::program(program) {
+            capability::apt()
+                .and_then(|()| capability::root())
+                .map_err(|why| format!("{missing} (package {package}): {why}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs the story and prints it.
@@ -57,7 +68,7 @@ pub fn possible() -> Result<(), String> {
 /// whatever fails counts as a failed step; the directory with all logs is then kept and printed.
 pub fn run() -> Result<Summary> {
     possible().map_err(anyhow::Error::msg)?;
-    packages::ensure(&["qemu-system-x86", "e2fsprogs", "kmod"])?;
+    packages::ensure(&PACKAGES.map(|(package, _)| package))?;
     let lab = Lab::prepare()?;
     let mut story = Story::begin("The walk: one real memory error goes all the way");
     if let Err(error) = tell(&mut story, &lab) {
