@@ -17,6 +17,8 @@ extern crate alloc;
 
 pub mod mca;
 
+pub mod cper;
+
 pub mod trace;
 
 use alloc::vec::Vec;

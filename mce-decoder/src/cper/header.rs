@@ -1,0 +1,269 @@
+//! A whole CPER record: header, section descriptors, sections.
+
+use alloc::format;
+use alloc::vec::Vec;
+use core::mem::{offset_of, size_of};
+
+use ras_core::{ErrorSource, Guid, Problem};
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+use super::section::{self, Section};
+use super::{SECTIONS_MAX, fru, read, report, size, timestamp};
+use crate::Decoded;
+
+/// UEFI Specification, Appendix N, "Common Platform Error Record": record header.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the names are the specification's own")]
+pub struct RecordHeader {
+    /// `CPER`.
+    pub signature: [u8; 4],
+    pub revision: U16,
+    /// All ones.
+    pub signature_end: U32,
+    pub section_count: U16,
+    /// The worst of the sections'.
+    pub error_severity: U32,
+    /// Bit 0 platform id, 1 timestamp, 2 partition id.
+    pub validation_bits: U32,
+    /// Bytes in all, this header included.
+    pub record_length: U32,
+    pub timestamp: [u8; 8],
+    pub platform_id: [u8; 16],
+    pub partition_id: [u8; 16],
+    pub creator_id: [u8; 16],
+    pub notification_type: [u8; 16],
+    pub record_id: U64,
+    /// Bit 0 recovered, 1 from a previous boot, 2 simulated.
+    pub flags: U32,
+    pub persistence_information: U64,
+    pub reserved: [u8; 12],
+}
+const _: () = assert!(size_of::<RecordHeader>() == 128);
+
+/// UEFI Specification, Appendix N, "Section Descriptor".
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the names are the specification's own")]
+pub struct SectionDescriptor {
+    /// Bytes from the start of the record.
+    pub section_offset: U32,
+    pub section_length: U32,
+    pub revision: U16,
+    /// Bit 0 FRU id, 1 FRU text.
+    pub validation_bits: u8,
+    pub reserved: u8,
+    pub flags: U32,
+    pub section_type: [u8; 16],
+    pub fru_id: [u8; 16],
+    pub section_severity: U32,
+    pub fru_text: [u8; 20],
+}
+const _: () = assert!(size_of::<SectionDescriptor>() == 72);
+
+/// Decodes the record at the start of `input`, which may be longer than the record.
+///
+/// Time and memory are bounded by [`SECTIONS_MAX`] and the limit on a section's raw bytes, whatever
+/// the descriptors claim. Problems carry offsets into `input`.
+#[must_use]
+pub fn decode_record(input: &[u8]) -> Decoded {
+    const HEADER: usize = size_of::<RecordHeader>();
+    const DESCRIPTOR: usize = size_of::<SectionDescriptor>();
+    let mut decoded = Decoded::default();
+    let problems = &mut decoded.problems;
+    if !input.starts_with(b"CPER") {
+        report(problems, 0, "no CPER signature".into());
+        return decoded;
+    }
+    let Some(header) = read::<RecordHeader>(input, 0) else {
+        report(problems, input.len(), format!("record header of {HEADER} bytes is cut"));
+        decoded.consumed = input.len();
+        return decoded;
+    };
+    if header.signature_end.get() != u32::MAX {
+        report(problems, offset_of!(RecordHeader, signature_end), "wrong end of signature".into());
+    }
+    let end = record_end(&header, input.len(), problems);
+    decoded.consumed = end;
+
+    let time = match header.validation_bits.get() & 2 {
+        0 => None,
+        _ => timestamp::parse(header.timestamp),
+    };
+    if time.is_none() && header.validation_bits.get() & 2 != 0 {
+        report(problems, offset_of!(RecordHeader, timestamp), "timestamp is no date".into());
+    }
+
+    let count = usize::from(header.section_count.get());
+    let count_offset = offset_of!(RecordHeader, section_count);
+    if count == 0 {
+        report(problems, count_offset, "record without sections".into());
+    }
+    if count > SECTIONS_MAX {
+        report(
+            problems,
+            count_offset,
+            format!("{count} sections, only {SECTIONS_MAX} are decoded"),
+        );
+    }
+    let sections_start = HEADER + DESCRIPTOR * count;
+    let mut seen: Vec<(usize, usize)> = Vec::new();
+    for index in 0..count.min(SECTIONS_MAX) {
+        let at = HEADER + DESCRIPTOR * index;
+        let descriptor = read::<SectionDescriptor>(input.get(..end).unwrap_or(input), at);
+        let Some(descriptor) = descriptor else {
+            report(&mut decoded.problems, end, format!("descriptor {index} of {count} is cut"));
+            break;
+        };
+        let (offset, length) = (size(descriptor.section_offset), size(descriptor.section_length));
+        if offset < sections_start || offset > end {
+            let detail =
+                format!("section {index} at {offset} is outside of {sections_start} to {end}");
+            report(&mut decoded.problems, at, detail);
+            continue;
+        }
+        let body_end = offset.saturating_add(length).min(end);
+        if let Some(other) = seen.iter().position(|(from, to)| offset < *to && *from < body_end) {
+            report(&mut decoded.problems, at, format!("section {index} overlaps section {other}"));
+        }
+        seen.push((offset, body_end));
+        let valid = descriptor.validation_bits;
+        let record = section::decode(&Section {
+            source: ErrorSource::Cper,
+            time,
+            section_type: Guid(descriptor.section_type),
+            severity: descriptor.section_severity.get(),
+            flags: descriptor.flags.get(),
+            record_flags: header.flags.get(),
+            fru: fru(
+                (valid & 2 != 0).then_some(descriptor.fru_text.as_slice()),
+                (valid & 1 != 0).then_some(descriptor.fru_id),
+            ),
+            offset,
+            length,
+            body: input.get(offset..body_end).unwrap_or_default(),
+        });
+        decoded.problems.extend(record.problems.iter().cloned());
+        decoded.records.push(record);
+    }
+    decoded
+}
+
+/// Where the record ends in an input of `available` bytes. A length that can't be true tells nothing
+/// about where the next record begins: the rest of the input is then taken as this one.
+fn record_end(header: &RecordHeader, available: usize, problems: &mut Vec<Problem>) -> usize {
+    let length = size(header.record_length);
+    let count = usize::from(header.section_count.get());
+    let least = size_of::<RecordHeader>() + size_of::<SectionDescriptor>() * count;
+    if length < least {
+        let detail = format!("record length {length} is less than its headers' {least}");
+        report(problems, offset_of!(RecordHeader, record_length), detail);
+        return available;
+    }
+    if length > available {
+        report(problems, available, format!("record of {length} bytes is cut"));
+        return available;
+    }
+    length
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cper::section::memory::SECTION_TYPE;
+    use crate::cper::tests::record;
+    use alloc::string::String;
+    use alloc::vec;
+    use ras_core::{ErrorClass, Raw, Severity, Timestamp};
+
+    const OTHER: Guid = Guid([7; 16]);
+
+    fn details(decoded: &Decoded) -> Vec<(u64, &str)> {
+        decoded.problems.iter().map(|p| (p.offset, p.detail.as_str())).collect()
+    }
+
+    #[test]
+    fn each_section_is_a_record() {
+        let mut bytes = record(&[(SECTION_TYPE, 2, vec![0; 80]), (OTHER, 1, vec![5; 9])]);
+        let length = bytes.len();
+        bytes.extend(b"CPERnext");
+        let decoded = decode_record(&bytes);
+        assert_eq!(details(&decoded), []);
+        assert_eq!(decoded.consumed, length);
+        let [memory, other] = decoded.records.as_slice() else { panic!("{decoded:?}") };
+        assert_eq!((memory.class, memory.severity), (ErrorClass::Memory, Severity::Corrected));
+        assert_eq!((other.class, other.severity), (ErrorClass::Unknown, Severity::Fatal));
+        assert_eq!(other.raw, Raw::Section { section_type: OTHER, bytes: vec![5; 9] });
+        assert_eq!(memory.time, Some(Timestamp::from_secs(1_709_251_198)));
+        assert_eq!(memory.location.fru.as_deref(), Some("DIMM_A1"));
+    }
+
+    #[test]
+    fn every_truncation_is_reported() {
+        let bytes = record(&[(SECTION_TYPE, 2, vec![0; 80]), (OTHER, 1, vec![5; 9])]);
+        for len in 0..bytes.len() {
+            let decoded = decode_record(&bytes[..len]);
+            assert!(!decoded.problems.is_empty(), "{len}");
+            assert!(decoded.problems.iter().all(|p| p.offset <= len as u64), "{len}");
+            // What is whole is still decoded.
+            let expected = usize::from(len >= 128 + 144 + 80) + usize::from(len > 128 + 144 + 80);
+            let whole = decoded.records.iter().filter(|r| r.problems.is_empty()).count();
+            assert!(whole <= expected, "{len}");
+        }
+    }
+
+    #[test]
+    fn lies_in_the_header() {
+        let good = record(&[(SECTION_TYPE, 2, vec![0; 80])]);
+        let check = |at: usize, with: &[u8], offset: u64, detail: &str, records: usize| {
+            let mut bytes = good.clone();
+            bytes[at..at + with.len()].copy_from_slice(with);
+            let decoded = decode_record(&bytes);
+            assert_eq!(details(&decoded), [(offset, detail)]);
+            assert_eq!(decoded.records.len(), records);
+        };
+        check(0, b"X", 0, "no CPER signature", 0);
+        check(6, &[0; 4], 6, "wrong end of signature", 1);
+        check(10, &[0; 2], 10, "record without sections", 0);
+        check(20, &[9, 0, 0, 0], 20, "record length 9 is less than its headers' 200", 1);
+        check(20, &[0xff; 4], 280, "record of 4294967295 bytes is cut", 1);
+        check(24, &[0xff; 8], 24, "timestamp is no date", 1);
+        check(128, &[0; 4], 128, "section 0 at 0 is outside of 200 to 280", 0);
+        check(128, &[0xff; 4], 128, "section 0 at 4294967295 is outside of 200 to 280", 0);
+        check(132, &[0xff; 4], 280, "section of 4294967295 bytes is cut to 80", 1);
+    }
+
+    /// 65,535 descriptors, all naming one section of a megabyte: 64 GiB if it were believed.
+    #[test]
+    fn a_bomb_stays_small() {
+        let count = 65_535usize;
+        let start = 128 + 72 * count;
+        let mut bytes = record(&[(OTHER, 1, vec![])]);
+        bytes[10..12].copy_from_slice(&u16::MAX.to_le_bytes());
+        let mut descriptor = bytes[128..200].to_vec();
+        descriptor[..4].copy_from_slice(&u32::try_from(start).unwrap().to_le_bytes());
+        descriptor[4..8].copy_from_slice(&(1u32 << 20).to_le_bytes());
+        bytes.truncate(128);
+        bytes.extend(descriptor.repeat(count));
+        bytes.resize(start + (1 << 20), 0xee);
+        let length = u32::try_from(bytes.len()).unwrap();
+        bytes[20..24].copy_from_slice(&length.to_le_bytes());
+
+        let decoded = decode_record(&bytes);
+        assert_eq!(decoded.records.len(), SECTIONS_MAX);
+        let kept: usize = decoded
+            .records
+            .iter()
+            .map(|record| match &record.raw {
+                Raw::Section { bytes, .. } => bytes.len(),
+                _ => 0,
+            })
+            .sum();
+        assert!(kept <= SECTIONS_MAX * section::RAW_BYTES_MAX, "{kept}");
+        // One for the count, then for each section: cut short, and all but the first overlap.
+        assert_eq!(decoded.problems.len(), 2 * SECTIONS_MAX);
+        let told: Vec<String> = decoded.problems.iter().map(|p| p.detail.clone()).collect();
+        assert!(told.iter().any(|detail| detail == "section 63 overlaps section 0"));
+    }
+}

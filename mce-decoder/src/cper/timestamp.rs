@@ -1,0 +1,62 @@
+//! CPER's time of day: eight bytes of binary-coded decimal.
+//!
+//! UEFI Specification, Appendix N, "Error record header", Timestamp: seconds, minutes, hours, a flag
+//! byte (bit 0: precise), day, month, year, century. It names no time zone; it is read as UTC, which
+//! is what firmware's clock is expected to run in on servers.
+
+use ras_core::Timestamp;
+
+/// The time in `bytes`; `None` where it is no date from 1970 on.
+pub(super) fn parse(bytes: [u8; 8]) -> Option<Timestamp> {
+    let [second, minute, hour, _flags, day, month, year, century] = bytes;
+    let year = decimal(century)? * 100 + decimal(year)?;
+    let (month, day) = (decimal(month)?, decimal(day)?);
+    let (hour, minute, second) = (decimal(hour)?, decimal(minute)?, decimal(second)?);
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let length = match month {
+        2 if leap => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => return None,
+    };
+    // 60: a leap second.
+    if year < 1970 || !(1..=length).contains(&day) || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    // Years counted from March, so that the leap day is a year's last.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days_before_year = year * 365 + year / 4 - year / 100 + year / 400;
+    let days_before_month = (153 * month + 2) / 5;
+    // 1970-01-01 is day 719,468 of this count.
+    let days = days_before_year + days_before_month + day - 1 - 719_468;
+    let nanos = (days * 86_400 + hour * 3600 + minute * 60 + second).checked_mul(1_000_000_000)?;
+    Some(Timestamp(nanos))
+}
+
+fn decimal(byte: u8) -> Option<u64> {
+    let (tens, units) = (byte >> 4, byte & 15);
+    (tens <= 9 && units <= 9).then(|| u64::from(tens) * 10 + u64::from(units))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        let secs = |bytes| parse(bytes).map(Timestamp::secs);
+        assert_eq!(secs([0, 0, 0, 1, 1, 1, 0x70, 0x19]), Some(0));
+        assert_eq!(secs([0x20, 0x13, 0x22, 0, 0x14, 0x11, 0x23, 0x20]), Some(1_700_000_000));
+        assert_eq!(secs([0x58, 0x59, 0x23, 1, 0x29, 0x02, 0x24, 0x20]), Some(1_709_251_198));
+        assert_eq!(secs([0, 0, 0, 0, 0x29, 0x02, 0x23, 0x20]), None, "no leap year");
+        assert_eq!(secs([0, 0, 0, 0, 0x29, 0x02, 0x00, 0x20]), Some(951_782_400));
+        assert_eq!(secs([0, 0, 0, 0, 0x29, 0x02, 0x00, 0x21]), None, "no leap year either");
+        assert_eq!(secs([0, 0, 0, 0, 1, 1, 0x69, 0x19]), None);
+        assert_eq!(secs([0x0a, 0, 0, 0, 1, 1, 0x70, 0x19]), None, "no decimal digit");
+        assert_eq!(secs([0, 0, 0x24, 0, 1, 1, 0x70, 0x19]), None);
+        assert_eq!(secs([0, 0, 0, 0, 0, 1, 0x70, 0x19]), None);
+        assert_eq!(secs([0, 0, 0, 0, 1, 0x13, 0x70, 0x19]), None);
+        assert_eq!(secs([0, 0, 0, 0, 1, 1, 0, 0x99]), None, "beyond what nanoseconds can count");
+    }
+}
