@@ -16,7 +16,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
@@ -111,7 +111,7 @@ pub struct Region {
     size: u64,
     kind: RegionKind,
     base: NonNull<c_void>,
-    memfd: OwnedFd,
+    memfd: File,
     /// Pages this process wrote while logging was on, one bit each.
     dirty: Box<[AtomicU64]>,
 }
@@ -338,6 +338,11 @@ impl GuestRam {
         found
     }
 
+    /// The region that holds `len` bytes at `gpa`.
+    pub(super) fn region_of(&self, gpa: Gpa, len: u64) -> Option<&Region> {
+        self.locate(gpa, len).map(|(region, _)| region)
+    }
+
     /// The region and offset of `len` bytes at `gpa`, if they lie in one region.
     fn locate(&self, gpa: Gpa, len: u64) -> Option<(&Region, u64)> {
         self.regions.iter().find_map(|region| {
@@ -405,8 +410,9 @@ impl Region {
             .ok_or(MappingError::Shape { gpa, size })?;
 
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        let memfd =
-            memfd_create(c"guest-ram", flags).map_err(kernel("creating memory for", gpa))?;
+        let memfd = memfd_create(c"guest-ram", flags)
+            .map(File::from)
+            .map_err(kernel("creating memory for", gpa))?;
         ftruncate(&memfd, file_offset(size)).map_err(kernel("sizing memory for", gpa))?;
         // Whoever is handed the descriptor can't pull pages from under the mapping by truncation.
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
@@ -450,6 +456,10 @@ impl Region {
     #[must_use]
     pub fn memfd(&self) -> BorrowedFd<'_> {
         self.memfd.as_fd()
+    }
+
+    pub(super) const fn file(&self) -> &File {
+        &self.memfd
     }
 
     /// `offset` and `len` are whole pages inside the region.

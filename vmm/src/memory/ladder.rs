@@ -1,0 +1,231 @@
+//! The ladder: the one way in for memory that has to leave a guest's use (`x-ras-retire-range`).
+//!
+//! Which block a virtio-mem device gives up is the *guest's* choice. So a chosen one is evicted like this:
+//!
+//! ```text
+//! 1 tell     a machine check names the bad range; the guest's driver gives up such blocks first
+//! 2 lower    requested_size goes down by the blocks concerned
+//! 3 wait     until the guest unplugged just those, until the deadline at most; for a guest that gave
+//!            up another block, requested_size goes down further, a few times
+//! 4 hold     the bad pages stay in this process, of no use to anybody; the rest goes to the host
+//! 5 raise    requested_size goes up again, so that healthy blocks take their place
+//! ```
+//!
+//! Each step can run twice: a range that is out already is an answer, not work.
+
+use std::time::{Duration, Instant};
+
+use ras_core::Gpa;
+use ras_qmp::ras::{RetireAnswer, RetireCause, RetireOutcome};
+use ras_qmp::RunState;
+
+use super::mapping::RegionKind;
+use crate::devices::virtio::mem::BLOCK_SIZE;
+use crate::machine::{Machine, MemoryFailure};
+use crate::poison::{Kind, list, vmce};
+use crate::vm::Vm;
+
+/// Longest range in one request, in bytes.
+pub const SIZE_MAX: u64 = 1 << 30;
+
+/// Blocks asked for beyond those concerned, from a guest that gives up others.
+const EXTRA_BLOCKS_MAX: u64 = 8;
+
+/// How long the guest may take to read what it was told before it is asked for the block anyway.
+const TELL_MAX: Duration = Duration::from_secs(1);
+
+/// A request to take memory out of the guest's use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// First byte.
+    pub gpa: Gpa,
+    /// Bytes, at least 1, at most [`SIZE_MAX`].
+    pub size: u64,
+    /// Why.
+    pub cause: RetireCause,
+    /// How long the guest may take.
+    pub timeout: Duration,
+}
+
+/// The range is not one this guest could be asked for. That is the caller's mistake, not a refusal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{size} bytes at {gpa} are not inside one region of guest memory, or more than 1 GiB")]
+pub struct NoSuchRange {
+    /// First byte.
+    pub gpa: Gpa,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// Takes the range out of the guest's use, and answers when that is decided: within the timeout and
+/// the time another request takes.
+///
+/// # Errors
+/// [`NoSuchRange`]; a guest that keeps the range is an answer.
+pub fn retire(vm: &Vm, request: Request) -> Result<RetireAnswer, NoSuchRange> {
+    let started = Instant::now();
+    let Request { gpa, size, .. } = request;
+    let region = vm
+        .machine()
+        .ram()
+        .regions()
+        .iter()
+        .find(|region| gpa.0.checked_sub(region.gpa().0).is_some_and(|at| at < region.size()))
+        .filter(|_| (1..=SIZE_MAX).contains(&size))
+        .filter(|_| vm.machine().ram().hva_of(gpa, size).is_some())
+        .ok_or(NoSuchRange { gpa, size })?;
+    note(vm.machine(), request);
+    let (outcome, detail, blocks) = match region.kind() {
+        RegionKind::Ram => {
+            tell(vm, request);
+            refused("boot memory can't be unplugged; only that of the virtio-mem device can")
+        }
+        RegionKind::VirtioMem => evict(vm, request, started + request.timeout),
+    };
+    let elapsed_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    tracing::info!("retiring {size} bytes at {gpa}: {outcome:?} after {elapsed_us} us {detail}");
+    Ok(RetireAnswer { outcome, detail, blocks, elapsed_us })
+}
+
+type Decision = (RetireOutcome, String, Vec<Gpa>);
+
+fn refused(detail: impl Into<String>) -> Decision {
+    (RetireOutcome::Refused, detail.into(), Vec::new())
+}
+
+/// Notes the pages first: from here on, they are held if the guest gives them up.
+fn note(machine: &Machine, request: Request) {
+    let lost = request.cause == RetireCause::Uncorrected;
+    for page in list::pages(request.gpa, request.size) {
+        let frame = machine.frame(page);
+        machine.poison().list().note(page, frame, lost);
+    }
+}
+
+/// Tells the guest of those pages it was not told of yet.
+fn tell(vm: &Vm, request: Request) {
+    let machine = vm.machine();
+    let kind = match request.cause {
+        RetireCause::Uncorrected => Kind::ActionOptional,
+        RetireCause::Corrected => Kind::Corrected,
+    };
+    let mut checks = vmce::cover(kind, request.gpa, request.size, vm.vcpu().vendor());
+    checks.retain(|check| {
+        let mut list = machine.poison().list();
+        let pages = list::pages(check.gpa, 1 << check.lsb);
+        // Not `any`: each page has to be marked as told.
+        pages.filter(|page| list.tell(*page)).count() > 0
+    });
+    for check in checks {
+        machine.poison().tell(check);
+        if kind == Kind::ActionOptional {
+            machine.emit_failure(MemoryFailure {
+                guest: true,
+                action: "inject",
+                action_required: false,
+                recursive: false,
+                gpa: Some(check.gpa),
+            });
+        }
+    }
+    machine.lifecycle().notify();
+}
+
+fn evict(vm: &Vm, request: Request, deadline: Instant) -> Decision {
+    let _turn = vm.ladder();
+    let machine = vm.machine();
+    let Some(mut transport) = machine.virtio_mem() else {
+        return refused("this machine has no memory device");
+    };
+    let blocks = transport.device().blocks();
+    let Some(wanted) = blocks.touched(request.gpa, request.size) else {
+        return refused("the range lies outside the memory device");
+    };
+    let gpas: Vec<Gpa> = wanted.clone().map(|number| blocks.gpa(number)).collect();
+    let plugged = |transport: &crate::devices::virtio::MmioTransport<_>| -> u64 {
+        let device: &crate::devices::virtio::VirtioMem = transport.device();
+        let blocks = wanted.clone();
+        blocks.filter(|number| device.blocks().is_plugged(*number)).count() as u64
+    };
+    let concerned = plugged(&transport);
+    if concerned == 0 {
+        drop(transport);
+        hold(machine, request);
+        return (RetireOutcome::Unplugged, "it was unplugged before".to_owned(), gpas);
+    }
+    if transport.device().is_frozen() {
+        return refused("a migration is under way; its blocks can't change now");
+    }
+    if !transport.is_driven() {
+        return refused("the guest has no driver for its memory device");
+    }
+    drop(transport);
+    if vm.state() != RunState::Running {
+        return refused("the guest is not running");
+    }
+
+    tell(vm, request);
+    let told = vm.wait_told(deadline.min(Instant::now() + TELL_MAX));
+
+    let Some(guard) = machine.virtio_mem() else {
+        return refused("this machine has no memory device");
+    };
+    transport = guard;
+    let before = transport.device().requested_size();
+    let mut lowered = before;
+    let mut extra = 0;
+    let evicted = loop {
+        let left = plugged(&transport);
+        if left == 0 {
+            break true;
+        }
+        let size = transport.device().blocks().plugged_size();
+        // Either nobody asked yet, or the guest did as asked, but chose other blocks.
+        if lowered == before || size <= lowered && extra < EXTRA_BLOCKS_MAX {
+            extra += u64::from(lowered != before);
+            lowered = size.saturating_sub(left * BLOCK_SIZE);
+            drop(transport);
+            if let Err(error) = machine.request_size(lowered) {
+                return refused(error);
+            }
+            match machine.virtio_mem() {
+                Some(guard) => transport = guard,
+                None => return refused("this machine has no memory device"),
+            }
+        }
+        if Instant::now() >= deadline || vm.state() != RunState::Running {
+            break false;
+        }
+        transport = machine.wait_virtio_mem(transport, deadline);
+    };
+
+    // Not beyond what there is without bad blocks: the guest could never reach it.
+    let healthy = transport.device().healthy_size();
+    let again = before.min(healthy);
+    // Somebody may have asked for another size meanwhile; that stays.
+    let ours = transport.device().requested_size() == lowered;
+    drop(transport);
+    if ours {
+        if let Err(error) = machine.request_size(again) {
+            tracing::warn!("the guest does not get healthy memory in exchange: {error}");
+        }
+    }
+    if !evicted {
+        let read = if told { "" } else { ", nor read the machine check" };
+        return refused(format!(
+            "the guest did not give the block up within {} ms{read}",
+            request.timeout.as_millis()
+        ));
+    }
+    let detail = if again < before {
+        format!("{} bytes less than requested are left: no spare block", before - again)
+    } else {
+        String::new()
+    };
+    (RetireOutcome::Unplugged, detail, gpas)
+}
+
+/// Holds bad pages of blocks that were unplugged before anybody knew of them.
+fn hold(machine: &Machine, request: Request) {
+    machine.poison().list().hold(request.gpa.page(), request.size);
+}
