@@ -18,6 +18,41 @@ pub enum Owner {
     Retired,
 }
 
+/// An [`Owner`] in 32 bits, of which all zero is [`Owner::Free`]: the tables have a slot for every
+/// page, and start out as zeroes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Slot(u32);
+
+impl Slot {
+    const FREE: Self = Self(0);
+    const RETIRED: Self = Self(u32::MAX);
+    const RING: Self = Self(u32::MAX - 1);
+
+    const fn entry(index: u32) -> Self {
+        Self(index + 1)
+    }
+
+    const fn owner(self) -> Owner {
+        match self {
+            Self::FREE => Owner::Free,
+            Self::RETIRED => Owner::Retired,
+            Self::RING => Owner::Ring,
+            Self(entry) => Owner::Entry(entry - 1),
+        }
+    }
+}
+
+impl From<Owner> for Slot {
+    fn from(owner: Owner) -> Self {
+        match owner {
+            Owner::Free => Self::FREE,
+            Owner::Retired => Self::RETIRED,
+            Owner::Ring => Self::RING,
+            Owner::Entry(index) => Self::entry(index),
+        }
+    }
+}
+
 /// What is known about a block's memory, from best to worst.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Health {
@@ -74,12 +109,12 @@ impl Region {
 /// All pages.
 pub struct Frames {
     ram_start: Gpa,
-    ram: Vec<Owner>,
+    ram: Vec<Slot>,
     ram_free: usize,
     ram_cursor: usize,
     region: Region,
     blocks: Vec<Block>,
-    block_pages: Vec<Owner>,
+    block_pages: Vec<Slot>,
     block_cursor: usize,
 }
 
@@ -91,12 +126,12 @@ impl Frames {
         let per_block = index(region.block_size / PAGE_SIZE);
         Self {
             ram_start,
-            ram: vec![Owner::Free; ram_pages],
+            ram: zeroes(ram_pages),
             ram_free: ram_pages,
             ram_cursor: 0,
             region,
             blocks: vec![block; region.blocks],
-            block_pages: vec![Owner::Free; region.blocks * per_block],
+            block_pages: zeroes(region.blocks * per_block),
             block_cursor: 0,
         }
     }
@@ -137,9 +172,9 @@ impl Frames {
     #[must_use]
     pub fn owner(&self, page: Gpa) -> Option<Owner> {
         match self.place(page)? {
-            Place::Ram(slot) => Some(self.ram[slot]),
+            Place::Ram(slot) => Some(self.ram[slot].owner()),
             Place::Block { block, slot } => {
-                self.blocks[block].plugged.then(|| self.block_pages[slot])
+                self.blocks[block].plugged.then(|| self.block_pages[slot].owner())
             }
         }
     }
@@ -148,15 +183,15 @@ impl Frames {
     pub fn set(&mut self, page: Gpa, owner: Owner) {
         match self.place(page) {
             Some(Place::Ram(slot)) => {
-                self.ram_free -= usize::from(self.ram[slot] == Owner::Free);
+                self.ram_free -= usize::from(self.ram[slot] == Slot::FREE);
                 self.ram_free += usize::from(owner == Owner::Free);
-                self.ram[slot] = owner;
+                self.ram[slot] = owner.into();
             }
             Some(Place::Block { block, slot }) => {
                 let used = &mut self.blocks[block].used;
-                *used -= u32::from(matches!(self.block_pages[slot], Owner::Entry(_)));
+                *used -= u32::from(matches!(self.block_pages[slot].owner(), Owner::Entry(_)));
                 *used += u32::from(matches!(owner, Owner::Entry(_)));
-                self.block_pages[slot] = owner;
+                self.block_pages[slot] = owner.into();
             }
             None => {}
         }
@@ -166,9 +201,9 @@ impl Frames {
     pub fn reserve_ring(&mut self, pages: usize) -> (Gpa, usize) {
         let pages = pages.min(self.ram.len() / 4 * 3);
         let first = self.ram.len() - pages;
-        for slot in first..self.ram.len() {
-            self.set(self.ram_page(slot), Owner::Ring);
-        }
+        let taken = &mut self.ram[first..];
+        self.ram_free -= taken.iter().filter(|slot| **slot == Slot::FREE).count();
+        taken.fill(Slot::RING);
         (self.ram_page(first), pages)
     }
 
@@ -225,6 +260,41 @@ impl Frames {
         self.free_in_ram(None)
     }
 
+    /// Gives every free page of RAM (or of plugged block `block`) to the working set, at indices
+    /// from `next`, and shows each to `take`, which says whether to go on. In one pass: `fill`
+    /// does this for all memory, and every instruction counts.
+    pub fn claim_all(
+        &mut self,
+        block: Option<usize>,
+        mut next: u32,
+        mut take: impl FnMut(Gpa) -> bool,
+    ) {
+        let pages = self.pages_per_block();
+        let first = next;
+        let (mut page, slots) = match block {
+            None => (self.ram_start, &mut self.ram[..]),
+            Some(block) if self.blocks[block].plugged => (
+                self.region.block(block),
+                &mut self.block_pages[block * pages..(block + 1) * pages],
+            ),
+            Some(_) => return,
+        };
+        for slot in slots {
+            if *slot == Slot::FREE {
+                if !take(page) {
+                    break;
+                }
+                *slot = Slot::entry(next);
+                next += 1;
+            }
+            page.0 += PAGE_SIZE;
+        }
+        match block {
+            None => self.ram_free -= (next - first) as usize,
+            Some(block) => self.blocks[block].used += next - first,
+        }
+    }
+
     /// Pages of one block with their owners, ascending.
     pub fn pages_of(&self, block: usize) -> impl Iterator<Item = (Gpa, Owner)> + '_ {
         let first = block * self.pages_per_block();
@@ -232,7 +302,7 @@ impl Frames {
         self.block_pages[first..first + self.pages_per_block()]
             .iter()
             .enumerate()
-            .map(move |(slot, owner)| (Gpa(start + slot as u64 * PAGE_SIZE), *owner))
+            .map(move |(slot, owner)| (Gpa(start + slot as u64 * PAGE_SIZE), owner.owner()))
     }
 
     /// The device gave a block: fresh memory, whatever was there before.
@@ -261,7 +331,7 @@ impl Frames {
 
     fn reset(&mut self, block: usize, plugged: bool) {
         let pages = self.pages_per_block();
-        self.block_pages[block * pages..(block + 1) * pages].fill(Owner::Free);
+        self.block_pages[block * pages..(block + 1) * pages].fill(Slot::FREE);
         self.blocks[block] = Block { plugged, used: 0, health: Health::Good, retry_at: 0 };
     }
 
@@ -291,8 +361,13 @@ enum Place {
     Block { block: usize, slot: usize },
 }
 
-fn free_slot(owners: &[Owner]) -> Option<usize> {
-    owners.iter().position(|owner| *owner == Owner::Free)
+fn zeroes(pages: usize) -> Vec<Slot> {
+    // `vec!` of integers asks for zeroed memory at once; of any other type it writes a loop.
+    vec![0; pages].into_iter().map(Slot).collect()
+}
+
+fn free_slot(slots: &[Slot]) -> Option<usize> {
+    slots.iter().position(|slot| *slot == Slot::FREE)
 }
 
 /// The guest and its tests are 64-bit programs; nothing is lost.
@@ -345,6 +420,27 @@ mod tests {
         assert_eq!(frames.free_in_block(2, 0), Some(Gpa(REGION.block(2).0 + 2 * PAGE_SIZE)));
         frames.set(REGION.block(2), Owner::Free);
         assert_eq!(frames.blocks()[2].used, 0);
+    }
+
+    #[test]
+    fn claiming_all_takes_each_free_page_once_and_stops_when_told() {
+        let mut frames = Frames::new(Gpa(0), 4, REGION);
+        frames.set(Gpa(0x1000), Owner::Retired);
+        let mut seen = Vec::new();
+        frames.claim_all(None, 5, |page| {
+            seen.push(page);
+            seen.len() < 3
+        });
+        assert_eq!(seen, [Gpa(0), Gpa(0x2000), Gpa(0x3000)]);
+        assert_eq!(frames.owner(Gpa(0x2000)), Some(Owner::Entry(6)));
+        assert_eq!(frames.owner(Gpa(0x3000)), Some(Owner::Free), "not taken");
+        assert_eq!(frames.ram_free(), 1);
+
+        frames.claim_all(Some(0), 9, |_| panic!("not plugged"));
+        frames.plugged(0);
+        frames.claim_all(Some(0), 9, |_| true);
+        assert_eq!(frames.blocks()[0].used, 512);
+        assert_eq!(frames.free_in_block(0, 7), None);
     }
 
     #[test]

@@ -230,7 +230,7 @@ impl Guest {
         for page in &self.mismatches {
             say!("tick {tick} sum=BAD page={page} plugged={plugged} mce={mce}");
         }
-        if self.mismatches.is_empty() && (!self.options.quiet || tick % QUIET_TICKS == 0) {
+        if self.mismatches.is_empty() && (!self.options.quiet || tick.is_multiple_of(QUIET_TICKS)) {
             say!("tick {tick} sum=ok plugged={plugged} mce={mce}");
         }
         self.mismatches.clear();

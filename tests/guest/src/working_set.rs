@@ -83,6 +83,11 @@ impl WorkingSet {
         let plugged: Vec<usize> = (0..world.frames.blocks().len())
             .filter(|block| world.frames.blocks()[*block].plugged)
             .collect();
+        if self.fill {
+            self.claim_all(None, world);
+            plugged.iter().for_each(|block| self.claim_all(Some(*block), world));
+            return;
+        }
         let ram_share = if plugged.is_empty() { self.limit } else { self.limit.div_ceil(3) };
         let ram_step = world.frames.ram_pages() / ram_share.max(1);
         let (mut in_ram, mut in_blocks) = (0, 0);
@@ -161,27 +166,56 @@ impl WorkingSet {
     /// Makes use of a block just plugged: everything with `fill`, else one page: one that had lost
     /// its place, or the next by turns, so that fresh memory is vouched for too.
     pub fn settle(&mut self, block: usize, world: &mut World<'_>) {
-        while self.fill
-            && self.entries.len() < self.limit
-            && let Some(page) =
-                world.frames.free_in_block(block, world.frames.blocks()[block].used as usize)
+        if self.fill {
+            self.house_homeless(block, usize::MAX, world);
+            self.claim_all(Some(block), world);
+        } else if self.homeless > 0 {
+            self.house_homeless(block, 1, world);
+        } else if !self.entries.is_empty()
+            && let Some(page) = world.frames.free_in_block(block, 0)
         {
-            self.adopt(page, world);
-        }
-        if self.fill || self.entries.is_empty() {
-            return;
-        }
-        let Some(page) = world.frames.free_in_block(block, 0) else {
-            return;
-        };
-        if let Some(index) = self.entries.iter().position(|entry| entry.page == 0) {
-            self.homeless -= 1;
-            self.place(index, page, world);
-            self.rewrite(index, world);
-        } else {
             self.settle_cursor = (self.settle_cursor + 1) % self.entries.len();
             self.move_to(self.settle_cursor, page, world);
         }
+    }
+
+    /// Gives entries without a page one in `block`, at most `count`. They begin afresh there.
+    fn house_homeless(&mut self, block: usize, count: usize, world: &mut World<'_>) {
+        let mut left = count.min(self.homeless);
+        for index in 0..self.entries.len() {
+            if left == 0 {
+                return;
+            }
+            if self.entries[index].page == 0 {
+                let used = world.frames.blocks()[block].used as usize;
+                let Some(page) = world.frames.free_in_block(block, used) else {
+                    return;
+                };
+                left -= 1;
+                self.homeless -= 1;
+                self.place(index, page, world);
+                self.rewrite(index, world);
+            }
+        }
+    }
+
+    /// Takes all free pages of RAM or of a block into the set.
+    fn claim_all(&mut self, block: Option<usize>, world: &mut World<'_>) {
+        let next = as_u32(self.entries.len());
+        let (entries, memory) = (&mut self.entries, &mut *world.memory);
+        let mut poisoned = Vec::new();
+        world.frames.claim_all(block, next, |page| {
+            if entries.len() == self.limit {
+                return false;
+            }
+            let stamp = Stamp { index: as_u32(entries.len()), generation: 1 };
+            entries.push(Entry { page: page_number(page), generation: 1 });
+            if memory.store(page, &stamp.words()).is_err() {
+                poisoned.push(entries.len() - 1);
+            }
+            true
+        });
+        poisoned.into_iter().for_each(|index| self.lose(index, world));
     }
 
     /// Takes `page` into the set.
@@ -260,14 +294,8 @@ impl WorkingSet {
     }
 
     fn place(&mut self, index: usize, page: Gpa, world: &mut World<'_>) {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "page numbers below 16 TiB, as documented"
-        )]
-        let number = (page.0 / PAGE_SIZE) as u32;
-        #[expect(clippy::cast_possible_truncation, reason = "an index counts pages")]
-        world.frames.set(page, Owner::Entry(index as u32));
-        self.entries[index].page = number + 1;
+        world.frames.set(page, Owner::Entry(as_u32(index)));
+        self.entries[index].page = page_number(page);
     }
 
     fn unplace(&mut self, index: usize, owner: Owner, world: &mut World<'_>) {
@@ -284,7 +312,172 @@ impl WorkingSet {
     }
 
     fn stamp(&self, index: usize) -> Stamp {
-        #[expect(clippy::cast_possible_truncation, reason = "an index counts pages")]
-        Stamp { index: index as u32, generation: self.entries[index].generation }
+        Stamp { index: as_u32(index), generation: self.entries[index].generation }
+    }
+}
+
+/// [`Entry::page`] of a page. Good for 16 TiB, more than the page tables cover.
+fn page_number(page: Gpa) -> u32 {
+    as_u32(usize::try_from(page.0 / PAGE_SIZE).unwrap_or(usize::MAX)) + 1
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "page numbers and indices stay below 2^32")]
+const fn as_u32(value: usize) -> u32 {
+    value as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::frames::Region;
+    use crate::page::WORDS;
+
+    const REGION: Region = Region { start: Gpa(4 << 30), block_size: 2 << 20, blocks: 4 };
+
+    #[derive(Default)]
+    struct Fake {
+        pages: BTreeMap<u64, [u64; WORDS]>,
+        poisoned: BTreeSet<u64>,
+    }
+
+    impl Memory for Fake {
+        fn load(&mut self, page: Gpa) -> Result<[u64; WORDS], Poisoned> {
+            match self.poisoned.contains(&page.0) {
+                true => Err(Poisoned),
+                false => Ok(self.pages.get(&page.0).copied().unwrap_or_default()),
+            }
+        }
+
+        fn store(&mut self, page: Gpa, words: &[u64; WORDS]) -> Result<(), Poisoned> {
+            match self.poisoned.contains(&page.0) {
+                true => Err(Poisoned),
+                false => {
+                    self.pages.insert(page.0, *words);
+                    Ok(())
+                }
+            }
+        }
+    }
+
+    struct Machine {
+        frames: Frames,
+        memory: Fake,
+        set: WorkingSet,
+    }
+
+    impl Machine {
+        fn new(ram_pages: usize, limit: usize, fill: bool) -> Self {
+            let mut frames = Frames::new(Gpa(0x10_0000), ram_pages, REGION);
+            frames.plugged(0);
+            frames.plugged(1);
+            let mut machine =
+                Self { frames, memory: Fake::default(), set: WorkingSet::new(limit, fill) };
+            assert_eq!(machine.run(WorkingSet::populate), []);
+            machine
+        }
+
+        fn run(&mut self, step: impl FnOnce(&mut WorkingSet, &mut World<'_>)) -> Vec<Event> {
+            let mut events = Vec::new();
+            let mut emit = |event| events.push(event);
+            let (frames, memory) = (&mut self.frames, &mut self.memory);
+            step(&mut self.set, &mut World { frames, memory, emit: &mut emit });
+            events
+        }
+
+        fn ticks(&mut self, count: usize) -> Vec<Event> {
+            (0..count).flat_map(|_| self.run(WorkingSet::tick)).collect()
+        }
+    }
+
+    #[test]
+    fn the_first_page_of_every_block_is_vouched_for() {
+        let machine = Machine::new(64, 10, false);
+        assert_eq!(machine.set.pages(), 10);
+        for block in 0..2 {
+            let first = machine.frames.owner(REGION.block(block));
+            assert!(matches!(first, Some(Owner::Entry(_))), "{first:?}");
+        }
+        assert_eq!(machine.frames.ram_free(), 61);
+    }
+
+    #[test]
+    fn a_lost_write_is_told_once_wherever_it_is() {
+        let mut machine = Machine::new(64, 100, false);
+        assert_eq!(machine.ticks(20), []);
+        let older = machine.memory.pages.clone();
+        assert_eq!(machine.ticks(20), []);
+        for (page, words) in older {
+            assert_ne!(machine.memory.pages[&page], words, "{page:#x} was never rewritten");
+            machine.memory.pages.insert(page, words);
+            assert_eq!(machine.ticks(20), [Event::Mismatch(Gpa(page))]);
+        }
+    }
+
+    #[test]
+    fn poison_loses_a_page_once_and_its_block_is_known_to_be_bad() {
+        let mut machine = Machine::new(64, 10, false);
+        let page = REGION.block(1);
+        machine.memory.poisoned.insert(page.0);
+        assert_eq!(machine.ticks(10), [Event::Lost(page)]);
+        assert_eq!(machine.frames.blocks()[1].health, Health::Poisoned);
+        assert_eq!(machine.frames.owner(page), Some(Owner::Retired));
+        assert_eq!(machine.set.pages(), 9);
+        // The machine check's own record comes later and changes nothing.
+        let bad = BadMemory { page, pages: 1, lost: true };
+        assert_eq!(machine.run(|set, world| set.note_bad(bad, world)), []);
+    }
+
+    #[test]
+    fn a_corrected_error_moves_the_page_and_loses_nothing() {
+        let mut machine = Machine::new(64, 10, false);
+        let bad = BadMemory { page: REGION.block(0), pages: 512, lost: false };
+        assert_eq!(machine.run(|set, world| set.note_bad(bad, world)), []);
+        assert_eq!(machine.frames.blocks()[0].used, 0);
+        assert_eq!(machine.frames.blocks()[0].health, Health::Failing);
+        assert_eq!(machine.set.pages(), 10);
+        assert_eq!(machine.ticks(10), []);
+    }
+
+    #[test]
+    fn a_block_is_evacuated_with_its_contents_and_a_new_one_is_settled() {
+        let mut machine = Machine::new(64, 30, false);
+        let before = machine.frames.blocks()[1].used;
+        assert!(before > 1);
+        machine.memory.poisoned.insert(REGION.block(1).0);
+        let events = machine.run(|set, world| set.evacuate(1, world));
+        assert_eq!(events, [Event::Lost(REGION.block(1))]);
+        assert_eq!(machine.frames.blocks()[1].used, 0);
+        machine.frames.unplugged(1);
+        // The host may do with the block what it likes.
+        machine.memory.pages.retain(|page, _| REGION.block_of(Gpa(*page)) != Some(1));
+        assert_eq!(machine.ticks(10), []);
+        assert_eq!(machine.set.pages(), 29);
+
+        machine.frames.plugged(2);
+        assert_eq!(machine.run(|set, world| set.settle(2, world)), []);
+        assert_eq!(machine.frames.blocks()[2].used, 1);
+        assert_eq!(machine.set.pages(), 30, "the lost one has a place again");
+        machine.frames.plugged(3);
+        assert_eq!(machine.run(|set, world| set.settle(3, world)), []);
+        assert_eq!(machine.frames.blocks()[3].used, 1);
+        assert_eq!(machine.ticks(10), []);
+    }
+
+    #[test]
+    fn full_memory_drops_what_finds_no_place() {
+        let mut machine = Machine::new(16, 10_000, true);
+        assert_eq!(machine.set.pages(), 16 + 2 * 512);
+        let events = machine.run(|set, world| set.evacuate(0, world));
+        assert_eq!(events.len(), 512);
+        assert!(events.iter().all(|event| matches!(event, Event::Dropped(_))));
+        machine.frames.unplugged(0);
+        machine.frames.plugged(3);
+        assert_eq!(machine.run(|set, world| set.settle(3, world)), []);
+        assert_eq!(machine.frames.blocks()[3].used, 512);
+        assert_eq!(machine.set.pages(), 16 + 2 * 512);
+        assert_eq!(machine.set.entries.len(), 16 + 2 * 512, "entries are used again");
+        assert_eq!(machine.ticks(100), []);
     }
 }

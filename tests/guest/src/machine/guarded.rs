@@ -17,29 +17,32 @@ global_asm!(
     r#"
     .text
     .globl guarded_start, guarded_end, guarded_fixup
-    .globl guarded_load, guarded_store, guarded_advance
+    .globl guarded_load, guarded_store, guarded_touch, guarded_advance
 guarded_start:
 
-# rdi = destination, rsi = page, rdx = words, rcx = stride of the page in bytes
+# rdi = destination, rsi = page
 guarded_load:
     xor %eax, %eax
-2:  mov (%rsi), %r8
-    mov %r8, (%rdi)
-    add %rcx, %rsi
-    add $8, %rdi
-    dec %rdx
-    jnz 2b
+    mov (%rsi), %rdx
+    mov {stride}(%rsi), %rcx
+    mov 2*{stride}(%rsi), %r8
+    mov %rdx, (%rdi)
+    mov %rcx, 8(%rdi)
+    mov %r8, 16(%rdi)
     ret
 
-# rdi = page, rsi = source, rdx = words, rcx = stride of the page in bytes
+# rdi = page; rsi, rdx, rcx = words
 guarded_store:
     xor %eax, %eax
-2:  mov (%rsi), %r8
-    mov %r8, (%rdi)
-    add %rcx, %rdi
-    add $8, %rsi
-    dec %rdx
-    jnz 2b
+    mov %rsi, (%rdi)
+    mov %rdx, {stride}(%rdi)
+    mov %rcx, 2*{stride}(%rdi)
+    ret
+
+# rdi = address
+guarded_touch:
+    xor %eax, %eax
+    mov (%rdi), %rdx
     ret
 
 # rdi = first page, rsi = pages, rdx = old, rcx = new, r8 = 0 to take any old value
@@ -65,12 +68,14 @@ guarded_fixup:
     bts $63, %rax
     ret
     "#,
+    stride = const STRIDE,
     options(att_syntax)
 );
 
 unsafe extern "C" {
-    fn guarded_load(to: *mut u64, page: u64, words: usize, stride: u64) -> u64;
-    fn guarded_store(page: u64, from: *const u64, words: usize, stride: u64) -> u64;
+    fn guarded_load(to: *mut [u64; WORDS], page: u64) -> u64;
+    fn guarded_store(page: u64, first: u64, second: u64, third: u64) -> u64;
+    fn guarded_touch(address: u64) -> u64;
     fn guarded_advance(first: u64, pages: u64, old: u64, new: u64, check: u64) -> u64;
     static guarded_start: u8;
     static guarded_end: u8;
@@ -96,9 +101,8 @@ impl Physical {
     /// # Errors
     /// [`Poisoned`] if a machine check interrupted the read.
     pub fn touch(&mut self, page: Gpa) -> Result<(), Poisoned> {
-        let mut word = 0;
-        // SAFETY: reads 8 bytes of a page that `Frames` knows as memory; writes `word`.
-        outcome(unsafe { guarded_load(&raw mut word, page.0, 1, 0) })
+        // SAFETY: reads 8 bytes of a page that `Frames` knows as memory.
+        outcome(unsafe { guarded_touch(page.0) })
     }
 }
 
@@ -106,14 +110,14 @@ impl Memory for Physical {
     fn load(&mut self, page: Gpa) -> Result<[u64; WORDS], Poisoned> {
         let mut words = [0; WORDS];
         // SAFETY: reads inside a page that `Frames` gave to the working set; writes `words`.
-        outcome(unsafe { guarded_load(words.as_mut_ptr(), page.0, WORDS, STRIDE) })?;
+        outcome(unsafe { guarded_load(&raw mut words, page.0) })?;
         Ok(words)
     }
 
     fn store(&mut self, page: Gpa, words: &[u64; WORDS]) -> Result<(), Poisoned> {
         // SAFETY: writes inside a page that `Frames` gave to the working set; no Rust object lies
         // there.
-        outcome(unsafe { guarded_store(page.0, words.as_ptr(), WORDS, STRIDE) })
+        outcome(unsafe { guarded_store(page.0, words[0], words[1], words[2]) })
     }
 }
 

@@ -89,8 +89,9 @@ fn cmdline(address: u64) -> &'static str {
     if address == 0 {
         return "";
     }
+    let copy = &raw mut COPY;
     // SAFETY: called once, before anything else could look at the copy.
-    let copy = unsafe { &mut *(&raw mut COPY) };
+    let copy = unsafe { &mut *copy };
     for (offset, slot) in copy.iter_mut().enumerate() {
         // SAFETY: the VMM's string, up to its end; in the first GiB, which is mapped.
         *slot = unsafe { *(address as *const u8).add(offset) };

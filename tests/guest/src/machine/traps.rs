@@ -19,9 +19,14 @@ use crate::machine::{guarded, halt, machine_check};
 use crate::say;
 
 const VECTORS: usize = 32;
-const DOUBLE_FAULT: usize = 8;
+
+/// Offset of the last byte of the descriptor table: 16 bytes a vector.
+const IDT_LIMIT: u16 = 32 * 16 - 1;
+const _: () = assert!(size_of::<[Entry<HandlerFunc>; VECTORS]>() == IDT_LIMIT as usize + 1);
+
+const DOUBLE_FAULT: u64 = 8;
 const PAGE_FAULT: u64 = 14;
-const MACHINE_CHECK: usize = 18;
+const MACHINE_CHECK: u64 = 18;
 const MACHINE_CHECK_STACK: u16 = 0;
 const DOUBLE_FAULT_STACK: u16 = 1;
 const STACK_BYTES: usize = 16 << 10;
@@ -130,23 +135,26 @@ pub fn install() {
     }
 
     let mut idt = [const { Entry::<HandlerFunc>::missing() }; VECTORS];
-    let stubs = VirtAddr::from_ptr(&raw const trap_stubs);
-    for (vector, entry) in (0u64..).zip(&mut idt) {
+    let mut stub = VirtAddr::from_ptr(&raw const trap_stubs);
+    for (vector, entry) in (0..).zip(&mut idt) {
         // SAFETY: each stub ends in `iretq` and keeps all registers. The stack indices are those
         // filled above.
         unsafe {
-            let options = entry.set_handler_addr(stubs + vector * STUB_BYTES);
-            match vector as usize {
+            let options = entry.set_handler_addr(stub);
+            match vector {
                 MACHINE_CHECK => options.set_stack_index(MACHINE_CHECK_STACK),
                 DOUBLE_FAULT => options.set_stack_index(DOUBLE_FAULT_STACK),
                 _ => options,
             };
         }
+        stub += STUB_BYTES;
     }
-    let idt: &'static _ = Box::leak(Box::new(idt));
-    let limit = (size_of_val(idt) - 1) as u16;
+    let table = DescriptorTablePointer {
+        limit: IDT_LIMIT,
+        base: VirtAddr::from_ptr(Box::leak(Box::new(idt)).as_ptr()),
+    };
     // SAFETY: the table lives for ever and its handlers are valid, see above.
-    unsafe { lidt(&DescriptorTablePointer { limit, base: VirtAddr::from_ptr(idt) }) };
+    unsafe { lidt(&table) };
 
     if machine_check::present() {
         // SAFETY: vector 18 has its handler.
@@ -156,7 +164,7 @@ pub fn install() {
 
 #[unsafe(no_mangle)]
 extern "C" fn trap(frame: &mut Frame) {
-    if frame.vector == MACHINE_CHECK as u64 {
+    if frame.vector == MACHINE_CHECK {
         match machine_check::handle(guarded::fixup(frame.rip)) {
             machine_check::Verdict::Continue => {}
             machine_check::Verdict::ContinueAt(rip) => frame.rip = rip,
