@@ -217,7 +217,7 @@ impl<'a> Precopy<'a> {
 
     /// Sends the contents of `runs`, straight from guest memory. Pages that turn out to be poisoned
     /// are replaced by zeroes, so that the stream keeps its form, and returned.
-    fn send_payload(&self, runs: &[Run]) -> Result<Vec<Gpa>, MigrateError> {
+    pub(super) fn send_payload(&self, runs: &[Run]) -> Result<Vec<Gpa>, MigrateError> {
         let doing = "sending memory";
         let ram = self.source.ram();
         let mut ranges: Vec<(Gpa, u64)> =
