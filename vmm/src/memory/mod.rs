@@ -6,4 +6,5 @@ pub mod mapping;
 pub mod ladder;
 pub mod unplug;
 
+pub(crate) mod transfer;
 mod userfaultfd;
