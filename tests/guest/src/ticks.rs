@@ -250,6 +250,9 @@ impl Guest {
 
     fn next_step(&mut self, tick: u64) -> Option<Step> {
         let sizes = self.device.as_mut()?.sizes();
+        // After the sizes, not before: the host lowers them once a machine check was read, and
+        // expects us to know of it by then.
+        self.heed_machine_checks();
         Some(policy::next_step(&self.frames, sizes, tick))
     }
 

@@ -9,12 +9,14 @@ mod cache;
 pub mod agent;
 pub mod artifacts;
 pub mod capability;
+pub mod cluster;
 pub mod initramfs;
 pub mod kernel;
 pub mod machine;
 pub mod packages;
 pub mod qemu;
 pub mod story;
+pub mod vm;
 pub mod walk;
 
 pub use cache::cache_dir;
