@@ -8,7 +8,9 @@ use std::time::Duration;
 use ras_core::{Pfn, RetiredPage};
 use serde::de::DeserializeOwned;
 
-use crate::{Failure, HealthStatus, PageDetail, PageList, Request, Response, Status, Unretired};
+use crate::{
+    Failure, HealthStatus, PageDetail, PageList, Request, Response, Status, StoreStatus, Unretired,
+};
 
 /// Longest response taken, in bytes: a full [`PageList`] with long texts.
 const RESPONSE_MAX: u64 = 16 << 20;
@@ -40,8 +42,7 @@ impl Client {
     /// # Errors
     /// Nobody listens, or no permission.
     pub fn connect(path: &Path, timeout: Duration) -> Result<Self, ApiError> {
-        let io =
-            |doing| move |source| ApiError::Io { doing, path: path.to_owned(), source };
+        let io = |doing| move |source| ApiError::Io { doing, path: path.to_owned(), source };
         let stream = UnixStream::connect(path).map_err(io("connecting to rasd"))?;
         let timeout = Some(timeout.max(Duration::from_millis(1)));
         stream
@@ -107,6 +108,14 @@ impl Client {
     /// See [`ApiError`].
     pub fn clear_health(&mut self, note: &str) -> Result<HealthStatus, ApiError> {
         self.call(&Request::ClearHealth { note: note.to_owned() })
+    }
+
+    /// [`Request::AcceptDamage`].
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub fn accept_damage(&mut self, note: &str) -> Result<StoreStatus, ApiError> {
+        self.call(&Request::AcceptDamage { note: note.to_owned() })
     }
 
     fn call<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ApiError> {

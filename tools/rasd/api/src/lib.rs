@@ -15,5 +15,5 @@ pub mod client;
 pub use client::{ApiError, Client};
 pub use message::{
     Counts, EngineStatus, ErrorKind, Failure, Gap, HealthStatus, PageCounts, PageDetail, PageList,
-    QueueStatus, Request, Response, SourceStatus, Status, StoreStatus, Unretirement, Unretired,
+    QueueStatus, Request, Response, SourceStatus, Status, StoreStatus, Unretired, Unretirement,
 };

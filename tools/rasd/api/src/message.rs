@@ -37,6 +37,11 @@ pub enum Request {
         /// Why, 1 to [`NOTE_MAX`] bytes.
         note: String,
     },
+    /// Accepts the list as it is after damage was found. Answered by [`StoreStatus`].
+    AcceptDamage {
+        /// Why, 1 to [`NOTE_MAX`] bytes.
+        note: String,
+    },
     /// What the node is worth. Answered by [`HealthStatus`].
     Health {},
     /// Sets health back to green and closes an evacuation, after a repair. Answered by
@@ -197,6 +202,9 @@ pub struct StoreStatus {
     pub dir: String,
     /// What was found when it was opened, one line each; empty where there is nothing to say.
     pub recovery: Vec<String>,
+    /// Damage that was found, now or at an earlier start, and that no person has accepted yet: the
+    /// list may be incomplete.
+    pub damage: Vec<String>,
     /// Entries that could not be stored and wait for room; 0 when all is well.
     pub unsaved: u64,
     /// The error that keeps them from being stored.

@@ -1,0 +1,309 @@
+//! Asking the host kernel to give up a page, and checking what it says.
+//!
+//! Linux, `Documentation/ABI/testing/sysfs-memory-page-offline`: a physical address is written to
+//! `devices/system/memory/{soft,hard}_offline_page`. The answers, from `drivers/base/memory.c` and
+//! `mm/memory-failure.c`:
+//!
+//! | errno | Meaning | Here |
+//! |---|---|---|
+//! | 0 | out of use | `Offlined` |
+//! | `EHWPOISON` | was marked before | `AlreadyOffline`, see below |
+//! | `EBUSY`, `EAGAIN`, `ENOMEM` | in use, or no page to move to | asked again, then `Busy` |
+//! | `ENXIO` | no RAM there | `NoSuchPage` |
+//! | `ENOENT`, `ENODEV`, `EOPNOTSUPP`, `EPERM`, `EACCES`, `EROFS` | can't, or may not | `Unsupported` |
+//! | others | | `Failed` |
+//!
+//! One answer misleads. A hard offline of a page the kernel itself uses says `EBUSY`, but leaves the
+//! page marked, so the next attempt says `EHWPOISON` although nothing was freed. After an `EBUSY`,
+//! `EHWPOISON` therefore counts as one more `EBUSY`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use ras_core::{HostOutcome, OfflineMode, Pfn};
+
+use crate::config::{Config, Offline};
+use crate::stop::Stop;
+
+/// The two files. Behind a trait so that tests can give the kernel's answers.
+pub trait Kernel: Send {
+    /// Writes `text` to the file that must already be there.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    fn write(&self, path: &Path, text: &str) -> io::Result<()>;
+
+    /// The file's text.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    fn read(&self, path: &Path) -> io::Result<String>;
+}
+
+/// The kernel we run on.
+#[derive(Clone, Copy, Debug)]
+pub struct ThisKernel;
+
+impl Kernel for ThisKernel {
+    fn write(&self, path: &Path, text: &str) -> io::Result<()> {
+        use io::Write;
+        // Appending makes no difference in sysfs; on a regular file, as in tests, it keeps a record.
+        // One write(2): sysfs takes each as a request of its own.
+        std::fs::OpenOptions::new().append(true).open(path)?.write_all(text.as_bytes())
+    }
+
+    fn read(&self, path: &Path) -> io::Result<String> {
+        std::fs::read_to_string(path)
+    }
+}
+
+/// The host's pages.
+pub struct HostPages {
+    kernel: Box<dyn Kernel>,
+    memory: PathBuf,
+    soft_offline_switch: PathBuf,
+    limits: Offline,
+    stop: Stop,
+}
+
+/// What came of a request, and how often it was made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Offlined {
+    /// The last answer.
+    pub outcome: HostOutcome,
+    /// How often the kernel was asked.
+    pub attempts: u32,
+}
+
+/// One answer of the kernel.
+enum Answer {
+    Final(HostOutcome),
+    TryAgain,
+}
+
+impl HostPages {
+    /// The pages of the host whose file systems `config` names.
+    #[must_use]
+    pub fn new(config: &Config, kernel: Box<dyn Kernel>, stop: Stop) -> Self {
+        Self {
+            kernel,
+            memory: config.paths.sysfs.join("devices/system/memory"),
+            soft_offline_switch: config.paths.proc.join("sys/vm/enable_soft_offline"),
+            limits: config.offline.clone(),
+            stop,
+        }
+    }
+
+    /// Takes one page out of use, asking again while it is busy: see `[offline]` in `rasd.toml`.
+    #[must_use]
+    pub fn offline(&self, pfn: Pfn, how: OfflineMode) -> Offlined {
+        self.offline_all(&[(pfn, how)]).remove(0)
+    }
+
+    /// Takes pages out of use, in rounds: the waits are shared, so that many busy pages take no
+    /// longer than one. The results are in the order of `pages`.
+    #[must_use]
+    pub fn offline_all(&self, pages: &[(Pfn, OfflineMode)]) -> Vec<Offlined> {
+        let limit = self.limits.attempts.get();
+        let mut results: Vec<Offlined> =
+            vec![Offlined { outcome: HostOutcome::Busy { attempts: 0 }, attempts: 0 }; pages.len()];
+        let mut open: Vec<usize> = (0..pages.len()).collect();
+        let mut wait = Duration::from_millis(self.limits.backoff_ms);
+        for attempts in 1..=limit {
+            open.retain(|&index| {
+                let (pfn, how) = pages[index];
+                let outcome = match self.ask(pfn, how) {
+                    Answer::Final(HostOutcome::AlreadyOffline) if attempts > 1 => None,
+                    Answer::Final(outcome) => Some(outcome),
+                    Answer::TryAgain => None,
+                };
+                let again = outcome.is_none();
+                let outcome = outcome.unwrap_or(HostOutcome::Busy { attempts });
+                results[index] = Offlined { outcome, attempts };
+                again
+            });
+            if open.is_empty() || attempts == limit || self.stop.wait(wait) {
+                break;
+            }
+            wait *= 2;
+        }
+        results
+    }
+
+    fn ask(&self, pfn: Pfn, how: OfflineMode) -> Answer {
+        let name = match how {
+            OfflineMode::Soft => "soft_offline_page",
+            OfflineMode::Hard => "hard_offline_page",
+        };
+        let path = self.memory.join(name);
+        let Some(answer) = self.kernel.write(&path, &format!("{}\n", pfn.addr())).err() else {
+            return Answer::Final(HostOutcome::Offlined);
+        };
+        let unsupported = |detail| Answer::Final(HostOutcome::Unsupported { detail });
+        let path = path.display();
+        match answer.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EBUSY | Errno::EAGAIN | Errno::ENOMEM | Errno::EINTR) => Answer::TryAgain,
+            Some(Errno::EHWPOISON) => Answer::Final(HostOutcome::AlreadyOffline),
+            Some(Errno::ENXIO) => Answer::Final(HostOutcome::NoSuchPage),
+            Some(Errno::ENOENT | Errno::ENODEV) => unsupported(format!(
+                "{path} is missing: the kernel needs CONFIG_MEMORY_FAILURE and CONFIG_MEMORY_HOTPLUG"
+            )),
+            Some(Errno::EOPNOTSUPP) if how == OfflineMode::Soft && self.soft_is_switched_off() => {
+                unsupported(format!(
+                    "soft offlining is switched off: set {} to 1",
+                    self.soft_offline_switch.display()
+                ))
+            }
+            Some(Errno::EOPNOTSUPP) => unsupported(format!("the kernel does not offer {path}")),
+            Some(Errno::EPERM | Errno::EACCES) => unsupported(format!(
+                "writing {path} is not permitted: run as root with CAP_SYS_ADMIN"
+            )),
+            Some(Errno::EROFS) => unsupported(format!(
+                "{path} is on a read-only mount: let rasd see a writable sysfs"
+            )),
+            _ => Answer::Final(HostOutcome::Failed { detail: format!("writing {path}: {answer}") }),
+        }
+    }
+
+    fn soft_is_switched_off(&self) -> bool {
+        self.kernel.read(&self.soft_offline_switch).is_ok_and(|text| text.trim() == "0")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
+
+    /// Gives the answers it was told to give, then success; remembers what was written.
+    #[derive(Clone, Default)]
+    struct Scripted {
+        answers: Arc<Mutex<VecDeque<Errno>>>,
+        written: Arc<Mutex<Vec<(String, String)>>>,
+        switch: Option<&'static str>,
+    }
+
+    impl Kernel for Scripted {
+        fn write(&self, path: &Path, text: &str) -> io::Result<()> {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            self.written.lock().unwrap().push((name, text.to_owned()));
+            match self.answers.lock().unwrap().pop_front() {
+                Some(errno) => Err(errno.into()),
+                None => Ok(()),
+            }
+        }
+        fn read(&self, _: &Path) -> io::Result<String> {
+            self.switch.map(str::to_owned).ok_or_else(|| Errno::ENOENT.into())
+        }
+    }
+
+    fn quick() -> Config {
+        let mut config = Config::default();
+        config.offline.backoff_ms = 1;
+        config
+    }
+
+    fn check(how: OfflineMode, answers: &[Errno], expect: &HostOutcome, attempts: u32) {
+        let kernel = Scripted::default();
+        kernel.answers.lock().unwrap().extend(answers);
+        let pages = HostPages::new(&quick(), Box::new(kernel.clone()), Stop::default());
+        let result = pages.offline(Pfn(0x1234), how);
+        assert_eq!(result, Offlined { outcome: expect.clone(), attempts }, "{answers:?}");
+        assert_eq!(kernel.written.lock().unwrap().len(), attempts as usize);
+    }
+
+    #[test]
+    fn every_answer_has_its_meaning() {
+        use OfflineMode::{Hard, Soft};
+        check(Soft, &[], &HostOutcome::Offlined, 1);
+        check(Hard, &[Errno::EHWPOISON], &HostOutcome::AlreadyOffline, 1);
+        check(Soft, &[Errno::ENXIO], &HostOutcome::NoSuchPage, 1);
+        check(Soft, &[Errno::EBUSY, Errno::EAGAIN], &HostOutcome::Offlined, 3);
+        check(Soft, &[Errno::EBUSY; 9], &HostOutcome::Busy { attempts: 5 }, 5);
+        check(
+            Soft,
+            &[Errno::EIO],
+            &HostOutcome::Failed {
+                detail: "writing /sys/devices/system/memory/soft_offline_page: \
+                         Input/output error (os error 5)"
+                    .into(),
+            },
+            1,
+        );
+    }
+
+    #[test]
+    fn a_page_marked_by_our_own_failed_attempt_is_not_out_of_use() {
+        let answers =
+            [Errno::EBUSY, Errno::EHWPOISON, Errno::EHWPOISON, Errno::EHWPOISON, Errno::EHWPOISON];
+        check(OfflineMode::Hard, &answers, &HostOutcome::Busy { attempts: 5 }, 5);
+    }
+
+    #[test]
+    fn what_the_kernel_cannot_do_says_what_to_do() {
+        let detail = |errno, switch| {
+            let kernel = Scripted { switch, ..Scripted::default() };
+            kernel.answers.lock().unwrap().push_back(errno);
+            let pages = HostPages::new(&quick(), Box::new(kernel), Stop::default());
+            match pages.offline(Pfn(1), OfflineMode::Soft).outcome {
+                HostOutcome::Unsupported { detail } => detail,
+                other => panic!("{errno}: {other}"),
+            }
+        };
+        assert!(detail(Errno::ENOENT, None).contains("CONFIG_MEMORY_FAILURE"));
+        assert!(detail(Errno::ENODEV, None).contains("CONFIG_MEMORY_FAILURE"));
+        assert!(
+            detail(Errno::EOPNOTSUPP, Some("0\n"))
+                .contains("set /proc/sys/vm/enable_soft_offline to 1")
+        );
+        assert!(detail(Errno::EOPNOTSUPP, Some("1\n")).contains("does not offer"));
+        assert!(detail(Errno::EPERM, None).contains("CAP_SYS_ADMIN"));
+        assert!(detail(Errno::EROFS, None).contains("writable sysfs"));
+    }
+
+    #[test]
+    fn real_files_get_the_address_and_missing_ones_are_unsupported() {
+        let root = tempfile::tempdir().unwrap();
+        let mut config = quick();
+        config.paths.sysfs = root.path().to_owned();
+        let pages = HostPages::new(&config, Box::new(ThisKernel), Stop::default());
+        assert!(matches!(
+            pages.offline(Pfn(0x1234), OfflineMode::Soft).outcome,
+            HostOutcome::Unsupported { .. }
+        ));
+        let dir = root.path().join("devices/system/memory");
+        std::fs::create_dir_all(&dir).unwrap();
+        assert!(!dir.join("soft_offline_page").exists(), "never created by us");
+        std::fs::write(dir.join("soft_offline_page"), "").unwrap();
+        for pfn in [Pfn(0x1234), Pfn(5)] {
+            assert_eq!(pages.offline(pfn, OfflineMode::Soft).outcome, HostOutcome::Offlined);
+        }
+        let text = std::fs::read_to_string(dir.join("soft_offline_page")).unwrap();
+        assert_eq!(text, "0x1234000\n0x5000\n");
+    }
+
+    #[test]
+    fn many_busy_pages_share_their_waits_and_a_shutdown_ends_them() {
+        let kernel = Scripted::default();
+        kernel.answers.lock().unwrap().extend([Errno::EBUSY; 100]);
+        let mut config = quick();
+        config.offline.backoff_ms = 20;
+        let stop = Stop::default();
+        let pages = HostPages::new(&config, Box::new(kernel.clone()), stop.clone());
+        let many: Vec<_> = (0..50).map(|pfn| (Pfn(pfn), OfflineMode::Soft)).collect();
+        let started = std::time::Instant::now();
+        let results = pages.offline_all(&many);
+        assert!(results.iter().all(|result| result.outcome == HostOutcome::Offlined));
+        assert_eq!(results[0].attempts, 3, "two rounds were refused");
+        assert!(started.elapsed() < Duration::from_secs(2), "50 waits of 60 ms would be 3 s");
+        kernel.answers.lock().unwrap().extend([Errno::EBUSY; 100]);
+        stop.set();
+        assert_eq!(
+            pages.offline(Pfn(1), OfflineMode::Soft).outcome,
+            HostOutcome::Busy { attempts: 1 }
+        );
+    }
+}

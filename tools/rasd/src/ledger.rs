@@ -1,0 +1,262 @@
+//! What rasd knows: the diagnosis' engines in memory and the list on disk, kept in step.
+//!
+//! The store may fail while the machine runs (a full disk, a dying one). Protection goes on then: what
+//! could not be stored is kept here, shown as such, and stored as soon as that works again.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+
+use persist_store::{AuditKind, Entry, State, Store, StoreError};
+use ras_core::{
+    Diagnosis, ErrorRecord, Evacuation, Health, NodeState, Pfn, Policy, RetireState, RetiredPage,
+    Timestamp, Verdict, analyze,
+};
+use rasd_api::{PageCounts, PageDetail, StoreStatus, Unretirement};
+
+use crate::guests::chain;
+
+/// Corrected errors that wait for a common sync. A crash forgets at most these; nobody was promised
+/// that a single corrected error is remembered.
+const OBSERVED_BATCH: usize = 256;
+
+/// See the module.
+pub struct Ledger {
+    dir: PathBuf,
+    policy: Policy,
+    diagnosis: Diagnosis,
+    /// `None` while a store that failed can't be opened again.
+    store: Option<Store>,
+    /// The list as it was when the store was lost.
+    last_state: State,
+    recovery: Vec<String>,
+    unsaved: Unsaved,
+    failing: Option<String>,
+}
+
+/// What the store did not take yet. Newer than what it holds.
+#[derive(Debug, Default)]
+struct Unsaved {
+    pages: BTreeMap<Pfn, RetiredPage>,
+    node: Option<NodeState>,
+    observed: Vec<Entry>,
+}
+
+impl Ledger {
+    /// Opens the store and takes up where the last process stopped.
+    ///
+    /// # Errors
+    /// The store can't be opened; somebody else has it, or it is read-only.
+    pub fn open(dir: &Path, policy: &Policy) -> Result<Self, StoreError> {
+        let (store, recovery) = Store::open(dir)?;
+        let recovery = if recovery.is_clean() { vec![] } else { vec![recovery.to_string()] };
+        let state = store.state();
+        let diagnosis = Diagnosis::restore(policy, state.pages.values(), state.observed.iter());
+        Ok(Self {
+            dir: dir.to_owned(),
+            policy: policy.clone(),
+            diagnosis,
+            store: Some(store),
+            last_state: State::default(),
+            recovery,
+            unsaved: Unsaved::default(),
+            failing: None,
+        })
+    }
+
+    /// Joins a record to what is known; see [`ras_core::analyze`]. A corrected error that only counts
+    /// is put down to be stored.
+    pub fn analyze(&mut self, record: &ErrorRecord, now: Timestamp) -> Verdict {
+        let verdict = analyze(&mut self.diagnosis, &self.policy, record, now);
+        if let Verdict::Counted { pfn, limit, .. } = verdict {
+            let time = record.time.unwrap_or(now);
+            // One record may stand for several errors; an observation is known by its time, so they
+            // are told apart by a nanosecond. More than the limit can't change any verdict.
+            for nth in 0..u64::from(record.count.min(limit)) {
+                let time = Timestamp(time.0.saturating_add(nth));
+                self.unsaved.observed.push(Entry::Observed { pfn, time });
+            }
+            if self.unsaved.observed.len() >= OBSERVED_BATCH {
+                self.flush();
+            }
+        }
+        verdict
+    }
+
+    /// Stores what happened, durably and all at once, together with everything that still waits.
+    ///
+    /// Returns whether it is durable. If not, it is remembered here and tried again.
+    pub fn remember(&mut self, node: Option<NodeState>, pages: Vec<RetiredPage>) -> bool {
+        self.unsaved.node = node.or(self.unsaved.node.take());
+        self.unsaved.pages.extend(pages.into_iter().map(|page| (page.pfn, page)));
+        self.flush()
+    }
+
+    /// Stores what still waits, if anything does. Returns whether all of it is durable.
+    pub fn flush(&mut self) -> bool {
+        let mut entries: Vec<Entry> = self.unsaved.node.iter().cloned().map(Entry::Node).collect();
+        entries.extend(self.unsaved.pages.values().cloned().map(Entry::Page));
+        // Observations go first in time: a page entry makes the observations of its page moot.
+        entries.splice(0..0, self.unsaved.observed.iter().cloned());
+        if entries.is_empty() {
+            return true;
+        }
+        match self.append(&entries) {
+            Ok(()) => {
+                self.unsaved = Unsaved::default();
+                if self.failing.take().is_some() {
+                    tracing::info!("the store takes entries again; nothing is missing");
+                }
+                true
+            }
+            Err(error) => {
+                let error = chain(&error);
+                tracing::error!(
+                    error,
+                    "THE STORE FAILS: bad pages would be forgotten by a restart"
+                );
+                self.failing = Some(error);
+                // Pages and health are few and precious; corrected errors are neither.
+                self.unsaved.observed.clear();
+                false
+            }
+        }
+    }
+
+    /// A person accepts the list as it is after damage.
+    ///
+    /// # Errors
+    /// The store did not take it.
+    pub fn accept_damage(
+        &mut self,
+        time: Timestamp,
+        who: String,
+        note: String,
+    ) -> Result<(), StoreError> {
+        self.append(&[Entry::DamageAccepted { time, who, note }])
+    }
+
+    /// Takes a page off the list for good.
+    ///
+    /// # Errors
+    /// The store did not take it: the page stays.
+    pub fn unretire(
+        &mut self,
+        pfn: Pfn,
+        time: Timestamp,
+        who: String,
+        note: String,
+    ) -> Result<(), StoreError> {
+        self.append(&[Entry::Unretired { pfn, time, who, note }])?;
+        self.unsaved.pages.remove(&pfn);
+        self.diagnosis.mark_unretired(pfn);
+        Ok(())
+    }
+
+    /// A page as it is now.
+    #[must_use]
+    pub fn page(&self, pfn: Pfn) -> Option<&RetiredPage> {
+        self.unsaved.pages.get(&pfn).or_else(|| self.state().pages.get(&pfn))
+    }
+
+    /// At most `count` pages above `after`, ascending.
+    #[must_use]
+    pub fn pages(&self, after: Option<Pfn>, count: usize) -> Vec<RetiredPage> {
+        let range = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let stored = self.state().pages.range(range).take(count);
+        let waiting = self.unsaved.pages.range(range).take(count);
+        // The later word on a page wins.
+        let merged: BTreeMap<Pfn, RetiredPage> =
+            stored.chain(waiting).map(|(pfn, page)| (*pfn, page.clone())).collect();
+        merged.into_values().take(count).collect()
+    }
+
+    /// Number of pages by state.
+    #[must_use]
+    pub fn page_counts(&self) -> PageCounts {
+        let mut counts = PageCounts::default();
+        let waiting = &self.unsaved.pages;
+        let stored = self.state().pages.values().filter(|page| !waiting.contains_key(&page.pfn));
+        for page in stored.chain(waiting.values()) {
+            match page.state {
+                RetireState::Pending => counts.pending += 1,
+                RetireState::Retired => counts.retired += 1,
+                RetireState::Failed => counts.failed += 1,
+            }
+        }
+        counts
+    }
+
+    /// A page with its history; `None` if it has none.
+    #[must_use]
+    pub fn page_detail(&self, pfn: Pfn) -> Option<PageDetail> {
+        let unretired: Vec<Unretirement> = self
+            .state()
+            .audit
+            .iter()
+            .filter(|event| event.what == AuditKind::Unretired(pfn))
+            .map(|event| Unretirement {
+                time: event.time,
+                who: event.who.clone(),
+                note: event.note.clone(),
+            })
+            .collect();
+        let observed: Vec<Timestamp> = self.state().observed.of_page(pfn).collect();
+        let page = self.page(pfn).cloned();
+        let known = page.is_some() || !unretired.is_empty() || !observed.is_empty();
+        known.then_some(PageDetail { page, unretired, observed })
+    }
+
+    /// What the node is worth; `None` where nothing was ever decided.
+    #[must_use]
+    pub fn node(&self) -> Option<&NodeState> {
+        self.unsaved.node.as_ref().or(self.state().node.as_ref())
+    }
+
+    /// Health as decided last.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.node().map(|node| node.health).unwrap_or_default()
+    }
+
+    /// The evacuation as decided last.
+    #[must_use]
+    pub fn evacuation(&self) -> Evacuation {
+        self.node().map_or(Evacuation::None, |node| node.evacuation.clone())
+    }
+
+    /// How the store is, for `rasctl status`.
+    #[must_use]
+    pub fn store_status(&self) -> StoreStatus {
+        StoreStatus {
+            dir: self.dir.display().to_string(),
+            recovery: self.recovery.clone(),
+            damage: self.state().damage.iter().map(|damage| damage.detail.clone()).collect(),
+            unsaved: (self.unsaved.pages.len() + usize::from(self.unsaved.node.is_some())) as u64,
+            failing: self.failing.clone(),
+        }
+    }
+
+    fn state(&self) -> &State {
+        self.store.as_ref().map_or(&self.last_state, Store::state)
+    }
+
+    /// Appends, opening the store again once if it demands that.
+    fn append(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+        if let Some(store) = &mut self.store {
+            match store.append_all(entries) {
+                Err(StoreError::Poisoned { .. }) => {}
+                decided => return decided,
+            }
+            // Dropped first: it holds the lock that the new one needs.
+            self.last_state = store.state().clone();
+            self.store = None;
+        }
+        let (mut store, recovery) = Store::open(&self.dir)?;
+        tracing::warn!(%recovery, "the store was opened again");
+        // An entry may be there twice then; taking one in twice changes nothing.
+        let result = store.append_all(entries);
+        self.store = Some(store);
+        result
+    }
+}

@@ -1,0 +1,26 @@
+//! The host daemon: one error, one walk. Start reading at [`pipeline`].
+//!
+//! This library exists for the program `rasd` and its tests; it promises no stable interface.
+
+#![forbid(unsafe_code)]
+
+pub mod pipeline;
+pub mod restart;
+
+pub mod decode;
+pub mod evacuate;
+pub mod guests;
+pub mod host_page;
+pub mod ledger;
+pub mod outcome;
+
+pub mod source;
+
+pub mod cluster;
+pub mod config;
+pub mod control;
+pub mod shared;
+pub mod stop;
+
+pub mod kill_point;
+pub mod timings;

@@ -1,0 +1,125 @@
+//! What the threads of the daemon share: what is known, what is counted, how it is going.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ras_core::{Evacuation, Timestamp};
+use rasd_api::{Counts, EngineStatus, Gap, HealthStatus, SourceStatus, Status};
+
+use crate::ledger::Ledger;
+use crate::source::{Queue, wall_clock};
+
+/// One per process; cheap to clone.
+pub type Handle = Arc<Shared>;
+
+/// See the module.
+pub struct Shared {
+    /// The queue between the sources and the walk.
+    pub queue: Queue,
+    ledger: Mutex<Ledger>,
+    counts: Mutex<Counts>,
+    sources: Mutex<Vec<SourceStatus>>,
+    gap: Mutex<Gap>,
+    engine: EngineStatus,
+    started: Timestamp,
+    ready: AtomicBool,
+    health_reported: AtomicBool,
+}
+
+impl Shared {
+    /// Everything at its beginning.
+    #[must_use]
+    pub fn new(ledger: Ledger, queue: Queue, engine: EngineStatus) -> Handle {
+        Arc::new(Self {
+            queue,
+            ledger: Mutex::new(ledger),
+            counts: Mutex::default(),
+            sources: Mutex::default(),
+            gap: Mutex::default(),
+            engine,
+            started: wall_clock(),
+            ready: AtomicBool::new(false),
+            health_reported: AtomicBool::new(false),
+        })
+    }
+
+    /// What is known. Held for the time of a look or of one durable write, never while waiting for the
+    /// kernel, a guest or the cluster.
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        lock(&self.ledger)
+    }
+
+    /// Counts something.
+    pub fn count(&self, what: impl FnOnce(&mut Counts)) {
+        what(&mut lock(&self.counts));
+    }
+
+    /// Says how a source is doing; replaces what was said before.
+    pub fn source(&self, name: &str, state: &str, detail: &str) {
+        let status = SourceStatus { name: name.into(), state: state.into(), detail: detail.into() };
+        let mut sources = lock(&self.sources);
+        match sources.iter_mut().find(|source| source.name == name) {
+            Some(source) => *source = status,
+            None => sources.push(status),
+        }
+    }
+
+    /// Every stored page was offlined again, and this had to be done for it.
+    pub fn set_ready(&self, gap: Gap) {
+        *lock(&self.gap) = gap;
+        self.ready.store(true, Ordering::Release);
+    }
+
+    /// Whether the cluster engine has taken the health as it is now.
+    pub fn set_health_reported(&self, reported: bool) {
+        self.health_reported.store(reported, Ordering::Release);
+    }
+
+    /// See [`Shared::set_health_reported`].
+    pub fn is_health_reported(&self) -> bool {
+        self.health_reported.load(Ordering::Acquire)
+    }
+
+    /// What the node is worth.
+    #[must_use]
+    pub fn health(&self) -> HealthStatus {
+        let ledger = self.ledger();
+        let node = ledger.node();
+        HealthStatus {
+            health: ledger.health(),
+            reason: node.map(|node| node.reason.clone()).unwrap_or_default(),
+            since: node.map(|node| node.since),
+            evacuation: node.map_or(Evacuation::None, |node| node.evacuation.clone()),
+            reported: self.is_health_reported(),
+        }
+    }
+
+    /// The daemon at a glance.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let health = self.health();
+        let (pages, store) = {
+            let ledger = self.ledger();
+            (ledger.page_counts(), ledger.store_status())
+        };
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            started: self.started,
+            ready: self.ready.load(Ordering::Acquire),
+            health,
+            pages,
+            gap: *lock(&self.gap),
+            sources: lock(&self.sources).clone(),
+            queue: self.queue.status(),
+            counts: *lock(&self.counts),
+            store,
+            engine: self.engine.clone(),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A thread that panicked while counting leaves nothing another could trip over.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
