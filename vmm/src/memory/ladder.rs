@@ -16,8 +16,8 @@
 use std::time::{Duration, Instant};
 
 use ras_core::Gpa;
-use ras_qmp::ras::{RetireAnswer, RetireCause, RetireOutcome};
 use ras_qmp::RunState;
+use ras_qmp::ras::{RetireAnswer, RetireCause, RetireOutcome};
 
 use super::mapping::RegionKind;
 use crate::devices::virtio::mem::BLOCK_SIZE;

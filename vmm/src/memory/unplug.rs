@@ -71,8 +71,7 @@ mod tests {
         assert!(!memory.is_held(gpa, size), "still the guest's");
         memory.release(gpa, size);
         assert!(memory.is_held(at(5), 1));
-        let kept =
-            [(at(0), PAGE_SIZE), (at(5), 2 * PAGE_SIZE), (at(511), PAGE_SIZE)];
+        let kept = [(at(0), PAGE_SIZE), (at(5), 2 * PAGE_SIZE), (at(511), PAGE_SIZE)];
         assert_eq!(ram.allocated(gpa, size), kept);
         let mut byte = [0];
         ram.read(at(5), &mut byte).unwrap();

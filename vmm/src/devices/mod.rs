@@ -1,0 +1,4 @@
+//! The devices of a machine.
+
+pub mod legacy;
+pub mod virtio;
