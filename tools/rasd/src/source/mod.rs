@@ -6,8 +6,6 @@ pub mod queue;
 pub mod replay;
 pub mod tracefs;
 
-mod input;
-
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 

@@ -230,8 +230,26 @@ fn parse<T>(
     path: &Path,
     parser: impl Fn(&str) -> Result<T, mce_decoder::trace::FormatError>,
 ) -> Result<T, TracefsError> {
-    let text = std::fs::read_to_string(path).map_err(|error| io_error("reading", path, error))?;
+    let text = read_at_once(path).map_err(|error| io_error("reading", path, error))?;
     parser(&text).map_err(|source| TracefsError::Format { path: path.to_owned(), source })
+}
+
+/// `events/header_page` answers the first read(2) only, with as much as fits, and then claims to be at
+/// its end (Linux, `kernel/trace/trace_events.c`, `show_header`). `read_to_string` starts with a small
+/// buffer and would believe it.
+fn read_at_once(path: &Path) -> io::Result<String> {
+    let mut bytes = vec![0; 64 << 10];
+    let mut file = File::open(path)?;
+    let mut length = file.read(&mut bytes)?;
+    // Whatever else comes as in any file: `format` may be delivered page by page.
+    loop {
+        match file.read(&mut bytes[length..])? {
+            0 => break,
+            more => length += more,
+        }
+    }
+    bytes.truncate(length);
+    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), TracefsError> {

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use rasd_api::capture::LINE_MAX;
+use super::LINE_MAX;
 
 /// Bytes asked for at a time.
 const CHUNK: usize = 64 << 10;

@@ -1,11 +1,8 @@
-//! The lines of a capture: what `rasd --replay` and `rasctl decode` read. See `REPLAY.md`.
+//! One line of a capture.
 
 use ras_core::{CpuVendor, McaRegisters, Timestamp};
 use serde::de::{Deserializer, Error as _, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
-
-/// Longest line of a capture, in bytes. The longest real one is a status block of 64 KiB in hex.
-pub const LINE_MAX: usize = 1 << 20;
 
 /// One line of a capture, checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,6 +64,15 @@ pub enum CaptureError {
          'tracepoint' goes with the first two"
     )]
     Shape,
+    /// Longer than [`LINE_MAX`](super::LINE_MAX).
+    #[error("longer than 1 MiB")]
+    TooLong,
+    /// A place in a binary capture where a CPER record should begin.
+    #[error("no CPER record; skipped up to the next")]
+    NoRecord,
+    /// A place in a binary capture where a status block should begin.
+    #[error("no error status block; the rest is not read")]
+    NoStatusBlock,
     /// A byte string that is none.
     #[error("'{field}' is not an even number of hexadecimal digits")]
     Hex {
