@@ -57,6 +57,11 @@ pub enum Request {
         /// The program's path and its arguments.
         command: Vec<String>,
     },
+    /// Send SIGKILL to a program that was started; its end arrives as [`Event::Ended`].
+    Kill {
+        /// The program, by the lab's name.
+        name: String,
+    },
 }
 
 /// The agent says.

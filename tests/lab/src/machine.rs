@@ -126,7 +126,25 @@ impl Machine {
         self.done(Request::Start { name: name.to_owned(), command })
     }
 
-    /// Waits until `seen` finds what it looks for among all events since the boot, oldest first.
+    /// Kills a program that was started, and waits for its end.
+    ///
+    /// # Errors
+    /// It is not running, or no answer came in time.
+    pub fn kill(&mut self, name: &str) -> Result<()> {
+        self.done(Request::Kill { name: name.to_owned() })?;
+        self.wait(&format!("the end of {name}"), QUICK, |events| {
+            let ended =
+                |event: &Event| matches!(event, Event::Ended { name: who, .. } if who == name);
+            events.iter().any(ended).then_some(())
+        })
+    }
+
+    /// Forgets all events so far, so that [`Self::wait`] only finds new ones.
+    pub fn forget_events(&mut self) {
+        self.events.clear();
+    }
+
+    /// Waits until `seen` finds what it looks for among the events, oldest first.
     ///
     /// # Errors
     /// It was not found within `timeout` (`what` says what was expected), or the machine is gone.

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,9 @@ use anyhow::{Context as _, Result, bail};
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+use nix::unistd::Pid;
 use ras_lab::agent::{Answer, Event, Message, Ran, Request};
 
 /// Where programs find their service manager.
@@ -57,6 +59,7 @@ fn serve() -> Result<()> {
         port: Mutex::new(port.try_clone().context("sharing the serial port")?),
         started: Instant::now(),
         last_request_ms: AtomicU64::new(0),
+        running: Mutex::default(),
     });
     listen_for_notifications(&agent)?;
     switch_off_when_abandoned(&agent);
@@ -81,6 +84,8 @@ struct Agent {
     port: Mutex<File>,
     started: Instant,
     last_request_ms: AtomicU64,
+    /// Programs that were started and have not ended.
+    running: Mutex<HashMap<String, Pid>>,
 }
 
 impl Agent {
@@ -105,6 +110,11 @@ impl Agent {
                 return run(&command, Duration::from_millis(timeout_ms)).map(Answer::Ran);
             }
             Request::Start { name, command } => self.start(&name, &command)?,
+            Request::Kill { name } => {
+                let running = lock(&self.running);
+                let pid = running.get(&name).with_context(|| format!("{name} is not running"))?;
+                kill(*pid, Signal::SIGKILL).with_context(|| format!("killing {name}"))?;
+            }
         }
         Ok(Answer::Done)
     }
@@ -112,6 +122,8 @@ impl Agent {
     /// Starts a program; one thread each passes on its two streams, a third its end.
     fn start(self: &Arc<Self>, name: &str, command: &[String]) -> Result<()> {
         let mut child = spawn(command)?;
+        let pid = Pid::from_raw(i32::try_from(child.id()).context("a process id")?);
+        lock(&self.running).insert(name.to_owned(), pid);
         let streams: [Option<Box<dyn Read + Send>>; 2] = [
             child.stdout.take().map(|stream| Box::new(stream) as _),
             child.stderr.take().map(|stream| Box::new(stream) as _),
@@ -131,6 +143,7 @@ impl Agent {
         let (agent, name) = (Arc::clone(self), name.to_owned());
         thread::spawn(move || {
             let status = child.wait().map_or_else(|error| error.to_string(), |s| s.to_string());
+            lock(&agent.running).remove(&name);
             for reader in readers {
                 // A reader that panicked has nothing more to say.
                 let _ = reader.join();
@@ -141,7 +154,7 @@ impl Agent {
     }
 
     fn say(&self, message: &Message) {
-        let mut port = self.port.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut port = lock(&self.port);
         let written = serde_json::to_string(message)
             .map_err(std::io::Error::from)
             .and_then(|line| writeln!(port, "{line}"));
@@ -262,6 +275,10 @@ fn wait_or_kill(child: &mut Child, timeout: Duration) -> Result<ExitStatus> {
         }
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn hardware_corrupted_kib() -> u64 {

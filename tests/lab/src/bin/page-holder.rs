@@ -14,13 +14,11 @@ use nix::libc;
 use nix::sys::prctl::{PrctlMCEKillPolicy, set_mce_kill, set_thp_disable};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use ras_lab::walk::Report;
+use ras_lab::walk::{Report, WATCHED};
 
-/// 32 MiB. Two pages would do for the errors, yet the frames of a small set are those the kernel hands
+/// 32 MiB. A few pages would do for the errors, yet the frames of a small set are those the kernel hands
 /// out first, and first after the next boot as well: then to someone who can't give them up.
 const PAGES: usize = 8192;
-const DOOMED: usize = PAGES / 3;
-const WEAK: usize = 2 * PAGES / 3;
 
 const PAGE_SIZE: usize = 4096;
 
@@ -41,29 +39,37 @@ fn main() -> Result<()> {
 
     let mut set: Vec<Page> = (0..PAGES).map(|index| Page([pattern(index); PAGE_SIZE])).collect();
     let mut lost = [false; PAGES];
-    let mut weak = frame(&pagemap, &set[WEAK])?.context("the weak page is not in memory")?;
-    let doomed = frame(&pagemap, &set[DOOMED])?.context("the doomed page is not in memory")?;
-    report(&Report::Holding { pages: PAGES, doomed, weak })?;
+    // Far from one another and from both ends.
+    let watched: [usize; WATCHED] =
+        std::array::from_fn(|number| (number + 1) * PAGES / (WATCHED + 1));
+    let mut frames = [0; WATCHED];
+    for (known, index) in frames.iter_mut().zip(watched) {
+        *known = frame(&pagemap, &set[index])?.context("a page is not in memory")?;
+    }
+    report(&Report::Holding { pages: PAGES, watched: frames })?;
 
     loop {
         while let Some(signal) = signals.read_signal().context("reading signals")? {
-            let page = usize::try_from(signal.ssi_addr)?.wrapping_sub(set.as_ptr().addr());
-            let page = page / PAGE_SIZE;
+            let offset = usize::try_from(signal.ssi_addr)?.wrapping_sub(set.as_ptr().addr());
+            let page = offset / PAGE_SIZE;
             if let Some(lost) = lost.get_mut(page) {
                 *lost = true;
             }
+            let number = watched.iter().position(|index| *index == page);
             let lsb = u8::try_from(signal.ssi_addr_lsb)?;
-            report(&Report::Sigbus { code: signal.ssi_code, doomed: page == DOOMED, lsb })?;
+            let frame = number.map(|number| frames[number]);
+            report(&Report::Sigbus { code: signal.ssi_code, frame, lsb })?;
             verify(&mut set, &lost)?;
         }
-        // Absent for a moment while the kernel moves it.
-        if let Some(now) = frame(&pagemap, &set[WEAK])?
-            && now != weak
-        {
-            let intact = set[WEAK].0.iter().all(|byte| *byte == pattern(WEAK));
-            report(&Report::Moved { from: weak, to: now, intact })?;
-            weak = now;
-            verify(&mut set, &lost)?;
+        for (known, index) in frames.iter_mut().zip(watched) {
+            // Absent for a moment while the kernel moves it, and for good once it is lost.
+            let Some(now) = frame(&pagemap, &set[index])? else { continue };
+            if now != *known {
+                let intact = set[index].0.iter().all(|byte| *byte == pattern(index));
+                report(&Report::Moved { from: *known, to: now, intact })?;
+                *known = now;
+                verify(&mut set, &lost)?;
+            }
         }
         thread::sleep(Duration::from_millis(20));
     }

@@ -56,15 +56,15 @@ pub(super) fn report<T>(
     })
 }
 
-/// The page holder's newest account of its whole working set: pages read, pages damaged.
-pub(super) fn last_verification(machine: &mut Machine) -> Result<(usize, usize)> {
-    // After a move the holder verifies; its report follows that of the move.
+/// The page holder's account of its whole working set after `pfn` was moved: pages read, pages
+/// damaged.
+pub(super) fn verification_after_move(machine: &mut Machine, pfn: Pfn) -> Result<(usize, usize)> {
     machine.wait("page-holder: a verification after the move", SOON, |events| {
-        let reports: Vec<Report> =
-            lines_of(events, "holder").filter_map(|line| serde_json::from_str(line).ok()).collect();
-        let moved = reports.iter().rposition(|report| matches!(report, Report::Moved { .. }))?;
-        reports[moved..].iter().find_map(|report| match report {
-            Report::Verified { pages, damaged } => Some((*pages, *damaged)),
+        let mut reports =
+            lines_of(events, "holder").filter_map(|line| serde_json::from_str(line).ok());
+        reports.find(|report| matches!(report, Report::Moved { from, .. } if *from == pfn.0))?;
+        reports.find_map(|report| match report {
+            Report::Verified { pages, damaged } => Some((pages, damaged)),
             _ => None,
         })
     })
