@@ -38,21 +38,17 @@ fn one<E: std::fmt::Display>(record: Result<ErrorRecord, E>) -> Decoded {
 /// Records that follow one another. Ends where nothing more can be read; every step takes bytes.
 fn sequence(bytes: &[u8], decode_first: impl Fn(&[u8]) -> Decoded) -> Decoded {
     let mut all = Decoded::default();
-    while all.consumed < bytes.len() {
-        let rest = &bytes[all.consumed..];
+    while let Some(rest @ [_, ..]) = bytes.get(all.consumed..) {
         let decoded = decode_first(rest);
-        let offset = all.consumed as u64;
         all.records.extend(decoded.records);
-        all.problems.extend(
-            decoded.problems.into_iter().map(|problem| Problem {
-                offset: problem.offset.saturating_add(offset),
-                ..problem
-            }),
-        );
+        all.problems.extend(decoded.problems.into_iter().map(|problem| Problem {
+            offset: problem.offset.saturating_add(all.consumed as u64),
+            ..problem
+        }));
         if decoded.consumed == 0 {
             break;
         }
-        all.consumed += decoded.consumed.min(rest.len());
+        all.consumed += decoded.consumed;
     }
     all
 }

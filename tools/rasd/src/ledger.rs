@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use persist_store::{AuditKind, Entry, State, Store, StoreError};
 use ras_core::{
-    Diagnosis, ErrorRecord, Evacuation, Health, NodeState, Pfn, Policy, RetireState, RetiredPage,
-    Timestamp, Verdict, analyze,
+    Diagnosis, ErrorRecord, Evacuation, Health, NodeState, Pfn, Policy, RetiredPage, Timestamp,
+    Verdict, analyze,
 };
 use rasd_api::{PageCounts, PageDetail, StoreStatus, Unretirement};
 
@@ -178,11 +178,7 @@ impl Ledger {
         let waiting = &self.unsaved.pages;
         let stored = self.state().pages.values().filter(|page| !waiting.contains_key(&page.pfn));
         for page in stored.chain(waiting.values()) {
-            match page.state {
-                RetireState::Pending => counts.pending += 1,
-                RetireState::Retired => counts.retired += 1,
-                RetireState::Failed => counts.failed += 1,
-            }
+            counts.add(page.state);
         }
         counts
     }

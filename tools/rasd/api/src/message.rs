@@ -1,6 +1,6 @@
 //! The requests, and what answers them.
 
-use ras_core::{Evacuation, Health, Pfn, RetiredPage, Timestamp};
+use ras_core::{Evacuation, Health, Pfn, RetireState, RetiredPage, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Longest request line, in bytes. The longest real one is a note of an operator.
@@ -122,6 +122,17 @@ pub struct PageCounts {
     pub pending: u64,
     pub retired: u64,
     pub failed: u64,
+}
+
+impl PageCounts {
+    /// Counts one page.
+    pub fn add(&mut self, state: RetireState) {
+        *match state {
+            RetireState::Pending => &mut self.pending,
+            RetireState::Retired => &mut self.retired,
+            RetireState::Failed => &mut self.failed,
+        } += 1;
+    }
 }
 
 /// Stored pages that this kernel had in use when rasd started.

@@ -1,0 +1,87 @@
+//! Where the answers come from: the running daemon, or its store.
+
+use std::path::Path;
+use std::time::Duration;
+
+use persist_store::{AuditKind, Recovery, State};
+use ras_core::{Pfn, RetiredPage};
+use rasd_api::{ApiError, Client, ErrorKind, PageDetail, Unretirement};
+
+use crate::Failure;
+use crate::text::chain;
+
+/// Longest wait for an answer. A change waits for at most one write of the daemon.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// See the module.
+pub(crate) enum Source {
+    Daemon(Client),
+    Store(Box<(State, Recovery)>),
+}
+
+impl Source {
+    pub(crate) fn open(socket: &Path, store: Option<&Path>) -> Result<Self, Failure> {
+        match store {
+            Some(dir) => persist_store::read(dir)
+                .map(|read| Self::Store(Box::new(read)))
+                .map_err(|error| Failure::NotReached(chain(&error))),
+            None => Client::connect(socket, TIMEOUT).map(Self::Daemon).map_err(|error| {
+                let hint = "is rasd running? `--store DIR` reads its list without it";
+                Failure::NotReached(format!("{}; {hint}", chain(&error)))
+            }),
+        }
+    }
+
+    /// The daemon, for what only it can do.
+    pub(crate) fn daemon(&mut self) -> Result<&mut Client, Failure> {
+        match self {
+            Self::Daemon(client) => Ok(client),
+            Self::Store(_) => {
+                Err(Failure::NotDone("only rasd can do that: leave out --store".into()))
+            }
+        }
+    }
+
+    pub(crate) fn pages(&mut self) -> Result<Vec<RetiredPage>, Failure> {
+        match self {
+            Self::Daemon(client) => Ok(client.pages()?),
+            Self::Store(read) => Ok(read.0.pages.values().cloned().collect()),
+        }
+    }
+
+    pub(crate) fn page(&mut self, pfn: Pfn) -> Result<PageDetail, Failure> {
+        match self {
+            Self::Daemon(client) => Ok(client.page(pfn)?),
+            Self::Store(read) => stored_page(&read.0, pfn)
+                .ok_or_else(|| Failure::NotDone(format!("page {pfn} is not on the list"))),
+        }
+    }
+}
+
+fn stored_page(state: &State, pfn: Pfn) -> Option<PageDetail> {
+    let page = state.pages.get(&pfn).cloned();
+    let unretired: Vec<Unretirement> = state
+        .audit
+        .iter()
+        .filter(|event| event.what == AuditKind::Unretired(pfn))
+        .map(|event| Unretirement {
+            time: event.time,
+            who: event.who.clone(),
+            note: event.note.clone(),
+        })
+        .collect();
+    let observed: Vec<_> = state.observed.of_page(pfn).collect();
+    let known = page.is_some() || !unretired.is_empty() || !observed.is_empty();
+    known.then_some(PageDetail { page, unretired, observed })
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        match &error {
+            ApiError::Failed(failure) if failure.kind != ErrorKind::BadRequest => {
+                Self::NotDone(chain(&error))
+            }
+            _ => Self::NotReached(chain(&error)),
+        }
+    }
+}
