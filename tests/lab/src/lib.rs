@@ -10,6 +10,7 @@ pub mod agent;
 pub mod artifacts;
 pub mod capability;
 pub mod cluster;
+pub mod demo;
 pub mod initramfs;
 pub mod kernel;
 pub mod machine;

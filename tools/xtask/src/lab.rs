@@ -12,11 +12,32 @@ pub(crate) enum Name {
 
 pub(crate) const ALL: [Name; 2] = [Name::Walk, Name::Cluster];
 
+/// Tells one lab's story; an error where this machine can't.
 pub(crate) fn run(name: Name) -> Result<bool> {
-    summary(name).map(|summary| summary.failed == 0)
+    requirements(name).map_err(anyhow::Error::msg)?;
+    story(name).map(|summary| summary.is_success())
 }
 
-pub(crate) fn summary(name: Name) -> Result<Summary> {
+/// Tells one lab's story, or says why it is skipped.
+pub(crate) fn run_or_skip(name: Name) -> Result<Option<Summary>> {
+    match requirements(name) {
+        Ok(()) => story(name).map(Some),
+        Err(why) => {
+            let lab = name.to_possible_value().map(|value| value.get_name().to_owned());
+            println!("SKIPPED lab {}: {why}", lab.unwrap_or_default());
+            Ok(None)
+        }
+    }
+}
+
+fn requirements(name: Name) -> Result<(), String> {
+    match name {
+        Name::Walk => ras_lab::walk::possible(),
+        Name::Cluster => ras_lab::cluster::requirements(),
+    }
+}
+
+fn story(name: Name) -> Result<Summary> {
     match name {
         Name::Walk => ras_lab::walk::run(),
         Name::Cluster => ras_lab::cluster::run(),

@@ -25,10 +25,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("rasvmm", &["ras-core", "ras-qmp"]),
     ("ras-ocf", &["cluster-glue", "ras-qmp"]),
     ("rasd-api", &["ras-core"]),
-    (
-        "rasd",
-        &["cluster-glue", "mce-decoder", "persist-store", "ras-core", "ras-qmp", "rasd-api"],
-    ),
+    ("rasd", &["cluster-glue", "mce-decoder", "persist-store", "ras-core", "ras-qmp", "rasd-api"]),
     ("rasctl", &["mce-decoder", "persist-store", "ras-core", "ras-qmp", "rasd-api"]),
 ];
 
@@ -57,7 +54,11 @@ pub(crate) fn run() -> Result<()> {
     for complaint in &complaints {
         eprintln!("tidy: {complaint}");
     }
-    ensure!(complaints.is_empty(), "tidy found {} violation(s) of the house rules", complaints.len());
+    ensure!(
+        complaints.is_empty(),
+        "tidy found {} violation(s) of the house rules",
+        complaints.len()
+    );
     for name in NO_STD {
         cargo::run(&["build", "--quiet", "--package", name, "--target", "x86_64-unknown-none"])?;
     }
@@ -71,7 +72,8 @@ fn edges() -> Result<Vec<String>> {
         .no_deps()
         .exec()
         .context("asking cargo for the crate graph")?;
-    let ours: BTreeSet<&str> = metadata.packages.iter().map(|package| package.name.as_str()).collect();
+    let ours: BTreeSet<&str> =
+        metadata.packages.iter().map(|package| package.name.as_str()).collect();
     let found = metadata.packages.iter().map(|package| {
         let within = |name: &&str| ours.contains(name);
         let dependencies = package
@@ -94,11 +96,14 @@ fn forbidden(found: &BTreeMap<&str, BTreeSet<&str>>) -> Vec<String> {
             continue;
         }
         let Some((_, allowed)) = EDGES.iter().find(|(known, _)| known == name) else {
-            complaints.push(format!("crate {name} is not in the picture: add it to ARCHITECTURE.md and tidy.rs"));
+            complaints.push(format!(
+                "crate {name} is not in the picture: add it to ARCHITECTURE.md and tidy.rs"
+            ));
             continue;
         };
         for dependency in dependencies.iter().filter(|dependency| !allowed.contains(dependency)) {
-            complaints.push(format!("{name} must not depend on {dependency} (see ARCHITECTURE.md)"));
+            complaints
+                .push(format!("{name} must not depend on {dependency} (see ARCHITECTURE.md)"));
         }
     }
     complaints
@@ -109,7 +114,8 @@ fn top_level() -> Result<Vec<String>> {
     for entry in fs::read_dir(workspace_root())? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let expected = TOP_LEVEL.contains(&name.as_str()) || name == "target" || name.starts_with('.');
+        let expected =
+            TOP_LEVEL.contains(&name.as_str()) || name == "target" || name.starts_with('.');
         if entry.file_type()?.is_dir() && !expected {
             complaints.push(format!("{name}/ does not belong to the top level"));
         }
