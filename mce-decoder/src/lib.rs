@@ -24,9 +24,10 @@ pub mod trace;
 use alloc::vec::Vec;
 
 use ras_core::{ErrorRecord, Problem};
+use serde::{Deserialize, Serialize};
 
 /// What came out of one binary record.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Decoded {
     /// One record for each section that could be decoded, in the order of the sections.
     pub records: Vec<ErrorRecord>,

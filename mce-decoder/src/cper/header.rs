@@ -92,7 +92,11 @@ pub fn decode_record(input: &[u8]) -> Decoded {
         _ => timestamp::parse(header.timestamp),
     };
     if time.is_none() && header.validation_bits.get() & 2 != 0 {
-        report(problems, offset_of!(RecordHeader, timestamp), "timestamp is no date".into());
+        report(
+            problems,
+            offset_of!(RecordHeader, timestamp),
+            "timestamp is no date from 1970 to 2554".into(),
+        );
     }
 
     let count = usize::from(header.section_count.get());
@@ -107,7 +111,6 @@ pub fn decode_record(input: &[u8]) -> Decoded {
             format!("{count} sections, only {SECTIONS_MAX} are decoded"),
         );
     }
-    let sections_start = HEADER + DESCRIPTOR * count;
     let mut seen: Vec<(usize, usize)> = Vec::new();
     for index in 0..count.min(SECTIONS_MAX) {
         let at = HEADER + DESCRIPTOR * index;
@@ -117,9 +120,10 @@ pub fn decode_record(input: &[u8]) -> Decoded {
             break;
         };
         let (offset, length) = (size(descriptor.section_offset), size(descriptor.section_length));
-        if offset < sections_start || offset > end {
-            let detail =
-                format!("section {index} at {offset} is outside of {sections_start} to {end}");
+        // Not "behind all descriptors": a wrong count must not cost the sections that are there.
+        let first = at + DESCRIPTOR;
+        if offset < first || offset > end {
+            let detail = format!("section {index} at {offset} is outside of {first} to {end}");
             report(&mut decoded.problems, at, detail);
             continue;
         }
@@ -228,7 +232,7 @@ mod tests {
         check(10, &[0; 2], 10, "record without sections", 0);
         check(20, &[9, 0, 0, 0], 20, "record length 9 is less than its headers' 200", 1);
         check(20, &[0xff; 4], 280, "record of 4294967295 bytes is cut", 1);
-        check(24, &[0xff; 8], 24, "timestamp is no date", 1);
+        check(24, &[0xff; 8], 24, "timestamp is no date from 1970 to 2554", 1);
         check(128, &[0; 4], 128, "section 0 at 0 is outside of 200 to 280", 0);
         check(128, &[0xff; 4], 128, "section 0 at 4294967295 is outside of 200 to 280", 0);
         check(132, &[0xff; 4], 280, "section of 4294967295 bytes is cut to 80", 1);

@@ -152,7 +152,11 @@ fn entry<'a>(
         if entry.validation_bits & 4 != 0 {
             time = timestamp::parse(extended.timestamp);
             if time.is_none() {
-                report(&mut decoded.problems, body_start, "timestamp is no date".into());
+                report(
+                    &mut decoded.problems,
+                    body_start,
+                    "timestamp is no date from 1970 to 2554".into(),
+                );
             }
         }
         body_start = offset + size_of::<DataEntryV3>();

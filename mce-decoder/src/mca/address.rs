@@ -69,16 +69,16 @@ fn amd(registers: &McaRegisters) -> ErrorAddress {
         BankKind::Other if status.poison() => AddressMode::Physical,
         BankKind::Other => AddressMode::Generic,
     };
+    let unstated = if mode == AddressMode::Generic { 0 } else { LINE_SHIFT };
     if CpuSignature::from_bits(registers.cpuid).family() < 0x17 {
-        return address(registers.addr, LINE_SHIFT, mode);
+        return address(registers.addr, unstated, mode);
     }
     // Family 17h and later: the granularity is in ADDR[61:56], or, on processors with
     // `MCA_CONFIG[McaLsbInStatusSupported]`, in STATUS[29:24]; the other field is reserved as
     // zero. Linux removes ADDR[61:56] before it traces: then it is taken to be a line.
     let in_address = (registers.addr >> 56).to_le_bytes()[0] & 0x3f;
     let lsb = match (in_address, status.addr_lsb()) {
-        (0, 0) if mode == AddressMode::Generic => 0,
-        (0, 0) => LINE_SHIFT,
+        (0, 0) => unstated,
         (0, in_status) => in_status,
         (in_address, _) => in_address,
     };
@@ -155,7 +155,7 @@ mod tests {
         };
         check(&northbridge, Some((0x1234_5640, 6, Physical)));
         let link = McaRegisters { status: 0x9c00_0800_0001_0a13, ..northbridge };
-        check(&link, Some((0x1234_5640, 6, Generic)));
+        check(&link, Some((0x1234_5678, 0, Generic)));
     }
 
     #[test]

@@ -12,8 +12,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use ras_core::{
-    CpuVendor, ErrorClass, ErrorRecord, ErrorSource, Location, McaRegisters, Problem, Raw,
-    Severity, Timestamp,
+    AddressMode, CpuVendor, ErrorClass, ErrorRecord, ErrorSource, Location, McaRegisters, Problem,
+    Raw, Severity, Timestamp,
 };
 
 use self::error_code::ErrorCode;
@@ -51,7 +51,7 @@ pub fn decode(registers: &McaRegisters, context: Context) -> ErrorRecord {
         summary.push_str(&format!(", bank {}", registers.bank));
     }
     if let Some(address) = address {
-        summary.push_str(&format!(", at {}", address.addr));
+        summary.push_str(&format!(", at {}{}", address_kind(address.mode), address.addr));
     }
     // The CPU that took a firmware interrupt has nothing to do with the error.
     let location = match firmware_first {
@@ -89,6 +89,17 @@ pub(crate) const fn phrase(severity: Severity) -> &'static str {
         Severity::Srar => "uncorrected, action required",
         Severity::Fatal => "fatal",
         _ => "severity unknown",
+    }
+}
+
+/// What has to be said before an address that is not the usual, physical one.
+const fn address_kind(mode: AddressMode) -> &'static str {
+    match mode {
+        AddressMode::Physical => "",
+        AddressMode::SegmentOffset => "segment offset ",
+        AddressMode::Linear => "linear address ",
+        AddressMode::Memory => "the memory's own address ",
+        AddressMode::Generic => "an address of unstated kind, ",
     }
 }
 
@@ -202,7 +213,6 @@ fn problems(registers: &McaRegisters) -> Vec<Problem> {
 pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
-    use ras_core::AddressMode;
 
     pub(crate) const SER_P: u64 = 1 << 24;
     pub(crate) const CMCI_P: u64 = 1 << 10;
@@ -286,7 +296,7 @@ pub(crate) mod tests {
         assert_eq!(record.pages(), None, "a normalized address names no page");
         assert_eq!(
             record.summary,
-            "DRAM ECC error at the memory controller, corrected, bank 9, at 0x123456000"
+            "DRAM ECC error at the memory controller, corrected, bank 9, at the memory's own address 0x123456000"
         );
     }
 

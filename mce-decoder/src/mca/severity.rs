@@ -94,11 +94,14 @@ fn action_required(registers: &McaRegisters) -> (Severity, &'static str) {
     if !status.addrv() || !status.miscv() {
         return (Severity::Fatal, "action required at an unknown address (S=1 AR=1, no address)");
     }
-    match status.mcacod() & FILTER_MASK {
-        0x0134 | 0x0150 if mcg.mcip() && mcg.ripv() && !mcg.eipv() => (
+    if mcg.ripv() && !mcg.eipv() {
+        // Every processor that shares the bank sees the error; the one that consumed it has EIPV=1.
+        return (
             Severity::Srar,
             "action required, on another logical processor (S=1 AR=1 RIPV=1 EIPV=0)",
-        ),
+        );
+    }
+    match status.mcacod() & FILTER_MASK {
         0x0134 => (Severity::Srar, "action required: a data load consumed it (S=1 AR=1)"),
         0x0150 => (Severity::Srar, "action required: an instruction fetch consumed it (S=1 AR=1)"),
         // SDM and Linux agree: what isn't understood can't be recovered from.
@@ -290,7 +293,8 @@ mod tests {
         grade(0xbd80_0000_0000_0134, MCIP, Severity::Fatal, "RIPV=0 EIPV=0");
         grade(0xfd80_0000_0000_0134, MCIP | RIPV, Severity::Fatal, "OVER=1");
         grade(0xb980_0000_0000_0134, MCIP | RIPV, Severity::Fatal, "unknown address");
-        grade(0xbd80_0000_0000_0091, MCIP | RIPV, Severity::Fatal, "no recovery defined");
+        grade(0xbd80_0000_0000_0091, MCIP | RIPV, Severity::Srar, "another logical processor");
+        grade(0xbd80_0000_0000_0091, MCIP | EIPV, Severity::Fatal, "no recovery defined");
         grade(0xbc80_0000_0000_0134, MCIP | RIPV, Severity::Fatal, "undefined");
     }
 

@@ -29,6 +29,9 @@ struct Span {
 impl HeaderPage {
     /// Parses the text of `events/header_page`.
     ///
+    /// The text has to be read with one `read` into a large buffer: the kernel answers a second one
+    /// with end of file, wherever the first one stopped (Linux `show_header`).
+    ///
     /// # Errors
     /// [`FormatError`] where a line is broken or one of the parts is missing.
     pub fn parse(text: &str) -> Result<Self, FormatError> {

@@ -2,6 +2,7 @@
 
 use alloc::borrow::Cow;
 use alloc::format;
+use alloc::string::String;
 use core::mem::{offset_of, size_of};
 
 use bitfield_struct::bitfield;
@@ -88,7 +89,7 @@ pub struct MemoryValid {
 /// Fills in a record from the section. Fields that lie beyond the end of a short section count as
 /// not valid, and are a problem if the validation bits claim them.
 pub(super) fn decode(section: &Section<'_>, record: &mut ErrorRecord) {
-    let mut fields = Fields::new(section, record);
+    let mut fields = Fields::new(section);
     let body = fields.body;
     let valid = fields.valid;
     macro_rules! field {
@@ -125,6 +126,15 @@ pub(super) fn decode(section: &Section<'_>, record: &mut ErrorRecord) {
         module_handle: number(field!(valid.module_handle(), module_handle)),
     };
 
+    if !fields.lacking.is_empty() {
+        record.problems.push(Problem {
+            offset: (section.offset + fields.available) as u64,
+            detail: format!(
+                "memory section of {} bytes lacks {}",
+                fields.available, fields.lacking
+            ),
+        });
+    }
     let mask_at = section.offset + offset_of!(MemoryError, physical_address_mask);
     let address = address.map(|address| {
         let (lsb, problem) = granularity(mask.map(U64::get), mask_at);
@@ -148,23 +158,23 @@ pub(super) fn decode(section: &Section<'_>, record: &mut ErrorRecord) {
 }
 
 /// The body, with zeros where the section is too short, and what that makes invalid.
-struct Fields<'a> {
+struct Fields {
     body: MemoryError,
     valid: MemoryValid,
     available: usize,
-    offset: usize,
-    record: &'a mut ErrorRecord,
+    /// Names of the fields that are claimed to be valid and lie beyond the end.
+    lacking: String,
 }
 
-impl<'a> Fields<'a> {
-    fn new(section: &Section<'_>, record: &'a mut ErrorRecord) -> Self {
+impl Fields {
+    fn new(section: &Section<'_>) -> Self {
         let mut body = MemoryError::new_zeroed();
         for (to, from) in body.as_mut_bytes().iter_mut().zip(section.body) {
             *to = *from;
         }
         let available = section.body.len();
         let mut fields =
-            Self { body, valid: MemoryValid::new(), available, offset: section.offset, record };
+            Self { body, valid: MemoryValid::new(), available, lacking: String::new() };
         if fields.is_there(true, "validation_bits", size_of::<U64>()) {
             fields.valid = MemoryValid::from_bits(body.validation_bits.get());
         }
@@ -173,10 +183,9 @@ impl<'a> Fields<'a> {
 
     fn is_there(&mut self, valid: bool, name: &str, end: usize) -> bool {
         if valid && end > self.available {
-            self.record.problems.push(Problem {
-                offset: (self.offset + self.available) as u64,
-                detail: format!("memory section of {} bytes lacks {name}", self.available),
-            });
+            let separator = if self.lacking.is_empty() { "" } else { ", " };
+            self.lacking.push_str(separator);
+            self.lacking.push_str(name);
         }
         valid && end <= self.available
     }
@@ -249,7 +258,6 @@ fn status_name(status: u64) -> Option<Cow<'static, str>> {
 mod tests {
     use super::*;
     use crate::cper::{decode_record, tests::record};
-    use alloc::string::String;
     use alloc::vec::Vec;
     use proptest::prelude::*;
     use ras_core::Severity;
@@ -361,13 +369,7 @@ mod tests {
         let record = decoded(0, &body.as_bytes()[..73]);
         let lacking: Vec<_> =
             record.problems.iter().map(|p| (p.offset, p.detail.as_str())).collect();
-        assert_eq!(
-            lacking,
-            [
-                (273, "memory section of 73 bytes lacks rank"),
-                (273, "memory section of 73 bytes lacks module_handle")
-            ]
-        );
+        assert_eq!(lacking, [(273, "memory section of 73 bytes lacks rank, module_handle")]);
         assert!(record.summary.starts_with("multi-bit ECC memory error"));
         assert_eq!(record.location.dimm.rank, None);
         assert!(record.address.is_some());
@@ -442,7 +444,7 @@ mod tests {
         fn any_body_is_one_record(bytes in proptest::collection::vec(any::<u8>(), 0..100), severity: u32) {
             let record = decoded(severity, &bytes);
             prop_assert_eq!(record.class, ErrorClass::Memory);
-            prop_assert!(!String::is_empty(&record.summary));
+            prop_assert!(!record.summary.is_empty());
         }
     }
 }
