@@ -19,6 +19,9 @@ mod journal;
 mod recovery;
 mod store;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::StoreError;
 pub use ras_store_format::{
     AuditEvent, AuditKind, Damage, Entry, Fault, Observations, State, UnknownRecord,

@@ -106,6 +106,8 @@ pub(crate) fn open<B: Backend>(
     limits: Limits,
     now: Timestamp,
 ) -> Result<(Journal<B>, Recovery), StoreError> {
+    // The journal's name may be in the page cache only, after a rename whose sync failed.
+    backend.sync_directory().map_err(io_error(dir, "sync the directory"))?;
     let mut files = Files::load(&backend, dir, limits)?;
     let Examined { mut state, mut recovery, header, generation_max, repairs, blocks } =
         files.examine(dir)?;

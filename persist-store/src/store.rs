@@ -12,8 +12,8 @@ use crate::journal::{Journal, Limits};
 use crate::recovery::{self, Recovery};
 use crate::{Entry, State, StoreError};
 
-/// Times [`read`] looks again when a writer may have been at work, and the pause before each.
-const LOOKS: u32 = 5;
+/// Times [`read`] looks when a writer may be at work, and the pause before each but the first.
+const LOOKS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// A store open for writing. There is one per directory; dropping it lets the next writer in.
@@ -64,16 +64,23 @@ impl Store {
 /// Nothing is mended: damage is reported in [`Recovery`] and in [`State::damage`], and the state
 /// holds all that could be read. Fails with [`StoreError::NotFound`] where there is no store.
 pub fn read(dir: &Path) -> Result<(State, Recovery), StoreError> {
-    let mut look = 0;
-    loop {
-        look += 1;
-        let (state, recovery) = recovery::inspect(&Directory::new(dir), dir, now())?;
-        // A commit under way looks like a torn one; a finished one does not.
-        if recovery.is_clean() || look == LOOKS {
+    // A commit under way looks like a torn one, but not for long: what two looks agree on is real.
+    let look = || recovery::inspect(&Directory::new(dir), dir, now());
+    let (mut state, mut recovery) = look()?;
+    for _ in 1..LOOKS {
+        if recovery.is_clean() {
             return Ok((state, recovery));
         }
         thread::sleep(PAUSE);
+        let before = recovery;
+        (state, recovery) = look()?;
+        if recovery == before {
+            return Ok((state, recovery));
+        }
     }
+    // A writer never stopped writing. Its last commit is not a finding.
+    (recovery.torn_tail, recovery.damaged_copies) = (None, 0);
+    Ok((state, recovery))
 }
 
 fn now() -> Timestamp {

@@ -208,26 +208,25 @@ fn frame(kind: u16, payload: &[u8]) -> Vec<u8> {
 /// `None` for an unknown kind, an unknown code, missing bytes or bytes left over: the layout of a
 /// kind never changes, so any of these means a newer writer.
 fn decode(kind: u16, payload: &[u8]) -> Option<Entry> {
-    let mut reader = Reader(payload);
-    let reader_ref = &mut reader;
+    let reader = &mut Reader(payload);
     let entry = match kind {
-        KIND_PAGE => Entry::Page(decode_page(reader_ref)?),
+        KIND_PAGE => Entry::Page(decode_page(reader)?),
         KIND_UNRETIRED => {
-            let pfn = Pfn(reader_ref.u64()?);
-            let (time, who, note) = decode_audit(reader_ref)?;
+            let pfn = Pfn(reader.u64()?);
+            let (time, who, note) = decode_audit(reader)?;
             Entry::Unretired { pfn, time, who, note }
         }
         KIND_OBSERVED => {
-            Entry::Observed { pfn: Pfn(reader_ref.u64()?), time: Timestamp(reader_ref.u64()?) }
+            Entry::Observed { pfn: Pfn(reader.u64()?), time: Timestamp(reader.u64()?) }
         }
-        KIND_NODE => Entry::Node(decode_node(reader_ref)?),
+        KIND_NODE => Entry::Node(decode_node(reader)?),
         KIND_DAMAGED => Entry::Damaged(Damage {
-            time: Timestamp(reader_ref.u64()?),
-            detail: reader_ref.text()?,
-            quarantined: reader_ref.text()?,
+            time: Timestamp(reader.u64()?),
+            detail: reader.text(LINE_MAX)?,
+            quarantined: reader.text(NAME_MAX)?,
         }),
         KIND_DAMAGE_ACCEPTED => {
-            let (time, who, note) = decode_audit(reader_ref)?;
+            let (time, who, note) = decode_audit(reader)?;
             Entry::DamageAccepted { time, who, note }
         }
         _ => return None,
@@ -261,8 +260,8 @@ fn decode_page(reader: &mut Reader<'_>) -> Option<RetiredPage> {
         severity: meaning(SEVERITIES, reader.u8()?)?,
         source: meaning(SOURCES, reader.u8()?)?,
         location: decode_location(reader)?,
-        diagnosis: reader.text()?,
-        outcome: reader.text()?,
+        diagnosis: reader.text(LINE_MAX)?,
+        outcome: reader.text(LINE_MAX)?,
     })
 }
 
@@ -343,7 +342,7 @@ fn decode_location(reader: &mut Reader<'_>) -> Option<Location> {
             bit_position: narrow(bit_position)?,
             module_handle: narrow(module_handle)?,
         },
-        fru: if present & LOCATION_FRU != 0 { Some(reader.text()?) } else { None },
+        fru: if present & LOCATION_FRU != 0 { Some(reader.text(NAME_MAX)?) } else { None },
     })
 }
 
@@ -371,11 +370,11 @@ fn decode_node(reader: &mut Reader<'_>) -> Option<NodeState> {
         evacuation: match reader.u8()? {
             0 => Evacuation::None,
             1 => Evacuation::Pending { guest: None },
-            2 => Evacuation::Pending { guest: Some(reader.text()?) },
+            2 => Evacuation::Pending { guest: Some(reader.text(NAME_MAX)?) },
             3 => Evacuation::Done,
             _ => return None,
         },
-        reason: reader.text()?,
+        reason: reader.text(LINE_MAX)?,
     })
 }
 
@@ -386,7 +385,7 @@ fn encode_audit(payload: &mut Writer, time: Timestamp, who: &str, note: &str) {
 }
 
 fn decode_audit(reader: &mut Reader<'_>) -> Option<(Timestamp, String, String)> {
-    Some((Timestamp(reader.u64()?), reader.text()?, reader.text()?))
+    Some((Timestamp(reader.u64()?), reader.text(NAME_MAX)?, reader.text(LINE_MAX)?))
 }
 
 fn code<T: PartialEq>(

@@ -156,7 +156,13 @@ impl<'a> Reading<'a> {
             let block = Block::check(slice_at(bytes, geometry.offset(number, copy)))?;
             (block.number == number && block.generation == generation).then_some(block)
         };
-        let either = |number: u64| good(number, 0).or_else(|| good(number, 1));
+        let table: Vec<[Option<Block<'a>>; 2]> =
+            (0..capacity).map(|number| [good(number, 0), good(number, 1)]).collect();
+        let copies = |number: u64| {
+            let index = usize::try_from(number).unwrap_or(usize::MAX);
+            table.get(index).copied().unwrap_or_default()
+        };
+        let either = |number: u64| copies(number)[0].or(copies(number)[1]);
 
         let (mut end, mut last_commit) = (0, 0);
         while let Some(first) = (end < capacity).then(|| either(end)).flatten() {
@@ -184,21 +190,14 @@ impl<'a> Reading<'a> {
         if end >= capacity || bytes.get(beyond..).is_some_and(|rest| !is_zero(rest)) {
             return Err(Fault::Cut);
         }
-        match witness {
-            Some(witness) if witness.generation > generation => return Err(Fault::Outdated),
-            Some(Witness { generation: same, blocks }) if same == generation => {
-                if blocks > end {
-                    return Err(Fault::Forgotten { acknowledged: blocks, found: end });
-                }
-                self.durable_blocks = blocks;
-            }
-            _ => {}
-        }
-
+        self.durable_blocks = match witness {
+            Some(witness) if witness.generation == generation => witness.blocks,
+            _ => 0,
+        };
         // A commit is only begun after the one before it was acknowledged, so all but the last were.
         let acknowledged = self.durable_blocks.max(last_commit);
         for number in 0..end {
-            let copies = [good(number, 0), good(number, 1)];
+            let copies = copies(number);
             let offset = |copy| geometry.offset(number, copy);
             for (copy, twin) in [(0, 1), (1, 0)] {
                 if copies[usize::from(copy != 0)].is_none() {
@@ -209,19 +208,25 @@ impl<'a> Reading<'a> {
             self.blocks.extend(copies[0].or(copies[1]).map(|block| block.records));
         }
         for number in end..capacity {
-            for copy in 0..COPIES {
+            for (copy, block) in (0..COPIES).zip(copies(number)) {
                 let offset = geometry.offset(number, copy);
                 if is_zero(slice_at(bytes, offset)) {
                     continue;
                 }
-                if good(number, copy).is_some_and(|block| block.commit_start > end) {
+                if block.is_some_and(|block| block.commit_start > end) {
                     return Err(Fault::Gap { first: end });
                 }
                 self.repairs.push(Repair { offset, twin: None });
                 self.torn_bytes += BLOCK_SIZE as u64;
             }
         }
-        Ok(())
+        match witness {
+            Some(witness) if witness.generation > generation => Err(Fault::Outdated),
+            _ if self.durable_blocks > end => {
+                Err(Fault::Forgotten { acknowledged: self.durable_blocks, found: end })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Every good block, wherever it lies, in order of number. Blocks know their journal and their

@@ -62,8 +62,9 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    pub(crate) fn text(&mut self) -> Option<String> {
-        let count = self.u16()?;
+    /// What [`Writer::text`] wrote. `None` also beyond `max`: a newer writer has more room.
+    pub(crate) fn text(&mut self, max: u16) -> Option<String> {
+        let count = self.u16().filter(|&count| count <= max)?;
         core::str::from_utf8(self.bytes(usize::from(count))?).ok().map(String::from)
     }
 }

@@ -3,6 +3,8 @@
 use std::io;
 
 mod directory;
+#[cfg(test)]
+pub(crate) mod simulated;
 
 pub(crate) use directory::{Directory, Lock, LockError};
 
