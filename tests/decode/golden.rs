@@ -195,7 +195,10 @@ fn make_readable(value: &mut Value, hexadecimal: bool) {
                 match (name.as_str(), &*field) {
                     ("bytes", Value::Array(bytes)) => *field = Value::String(hex(bytes)),
                     _ => {
-                        make_readable(field, hexadecimal || matches!(name.as_str(), "raw" | "addr"))
+                        make_readable(
+                            field,
+                            hexadecimal || matches!(name.as_str(), "raw" | "addr"),
+                        );
                     }
                 }
             }
