@@ -32,15 +32,22 @@ pub struct McgStatus {
     __: u64,
 }
 
-/// `IA32_MCi_STATUS`. SDM vol. 3B, "IA32_MCi_STATUS MSRs".
+/// `IA32_MCi_STATUS`. SDM vol. 3B, "IA32_MCi_STATUS MSRs"; APM vol. 2, "Machine Check Status
+/// Registers". Bits that only one vendor has say so: with the other they mean something else.
 #[bitfield(u64)]
 #[derive(PartialEq, Eq)]
 pub struct MciStatus {
-    #[bits(55)]
+    #[bits(43)]
     __: u64,
-    /// Action required: the data was about to be consumed.
+    /// AMD: the data is poisoned.
+    pub poison: bool,
+    /// AMD: uncorrected, but nobody used the data yet.
+    pub deferred: bool,
+    #[bits(10)]
+    __: u64,
+    /// Intel: action required, the data was about to be consumed.
     pub ar: bool,
-    /// Signalled by a machine check.
+    /// Intel: signalled by a machine check.
     pub s: bool,
     /// Processor context corrupt.
     pub pcc: bool,
@@ -58,9 +65,20 @@ pub struct MciStatus {
     pub val: bool,
 }
 
+/// Whose machine-check architecture the processor has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Vendor {
+    /// Intel's, and everybody's who copies it.
+    Intel,
+    /// AMD's, and Hygon's.
+    Amd,
+}
+
 /// One bank as the handler or the poll read it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BankRecord {
+    /// How to read the rest.
+    pub vendor: Vendor,
     /// Bank number.
     pub bank: u8,
     /// Seen by the poll, without a machine check.
@@ -87,27 +105,43 @@ pub struct BadMemory {
 }
 
 impl BankRecord {
-    /// Whether the poll may take the record: corrected errors and UCNA. An uncorrected error that
-    /// is signalled belongs to the machine check that is on its way.
+    /// Whether the poll may take the record: corrected and deferred errors and UCNA. An uncorrected
+    /// error that is signalled belongs to the machine check that is on its way.
     #[must_use]
     pub const fn is_for_poll(&self) -> bool {
         let status = self.status;
-        status.val() && (!status.uc() || !(status.s() || status.ar() || status.pcc()))
+        status.val()
+            && match self.vendor {
+                Vendor::Intel => !status.uc() || !(status.s() || status.ar() || status.pcc()),
+                Vendor::Amd => !status.uc(),
+            }
     }
 
-    /// The memory the record names: MISC bits 5:0 say how much of the address is meant (SDM vol.
-    /// 3B, "Recoverable Address LSB"), at least a page and at most 1 GiB.
+    /// Whether the interrupted access was about to use the data. AMD has no bit for that: there,
+    /// what nobody is about to use is deferred and raises no machine check.
+    #[must_use]
+    pub const fn is_action_required(&self) -> bool {
+        match self.vendor {
+            Vendor::Intel => self.status.ar(),
+            Vendor::Amd => self.status.uc(),
+        }
+    }
+
+    /// The memory the record names: at least a page and at most 1 GiB. Intel's MISC bits 5:0 say how
+    /// much of the address is meant (SDM vol. 3B, "Recoverable Address LSB").
     #[must_use]
     pub fn memory(&self) -> Option<BadMemory> {
-        if !self.status.addrv() {
+        let status = self.status;
+        if !status.addrv() {
             return None;
         }
-        let lsb = if self.status.miscv() { self.misc & 0x3f } else { 0 }.clamp(12, 30);
-        Some(BadMemory {
-            page: Gpa(self.addr >> lsb << lsb),
-            pages: (1 << lsb) / PAGE_SIZE,
-            lost: self.status.uc(),
-        })
+        let (lsb, lost) = match self.vendor {
+            Vendor::Intel if status.miscv() => ((self.misc & 0x3f).clamp(12, 30), status.uc()),
+            Vendor::Intel => (12, status.uc()),
+            Vendor::Amd => (12, status.uc() || status.deferred() || status.poison()),
+        };
+        let page = Gpa(self.addr >> lsb << lsb);
+        Some(BadMemory { page, pages: (1 << lsb) / PAGE_SIZE, lost })
     }
 }
 
@@ -142,7 +176,8 @@ impl Log {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let head = u64::from(record.bank) | u64::from(record.polled) << 8;
+        let amd = record.vendor == Vendor::Amd;
+        let head = u64::from(record.bank) | u64::from(record.polled) << 8 | u64::from(amd) << 9;
         let words =
             [head, record.status.into_bits(), record.addr, record.misc, record.mcg.into_bits()];
         for (slot, word) in self.slots[written % Self::SLOTS].iter().zip(words) {
@@ -161,6 +196,7 @@ impl Log {
             self.slots[read % Self::SLOTS].each_ref().map(|word| word.load(Ordering::Relaxed));
         self.read.store(read.wrapping_add(1), Ordering::Release);
         Some(BankRecord {
+            vendor: if head & 0x200 == 0 { Vendor::Intel } else { Vendor::Amd },
             bank: head.to_le_bytes()[0],
             polled: head & 0x100 != 0,
             status: MciStatus::from_bits(status),
@@ -186,8 +222,13 @@ impl Default for Log {
 mod tests {
     use super::*;
 
+    fn amd(status: u64) -> BankRecord {
+        BankRecord { vendor: Vendor::Amd, ..record(status, 0x1000, 0) }
+    }
+
     fn record(status: u64, addr: u64, misc: u64) -> BankRecord {
         BankRecord {
+            vendor: Vendor::Intel,
             bank: 9,
             polled: false,
             status: MciStatus::from_bits(status),
@@ -205,6 +246,22 @@ mod tests {
         assert!(record(0x8c00_0000_0000_009f, 0, 0).is_for_poll());
         assert!(record(0xbc00_0000_0000_009f, 0, 0).is_for_poll());
         assert!(!record(0, 0, 0).is_for_poll());
+        assert!(record(0xbd80_0000_0000_0134, 0, 0).is_action_required());
+        assert!(!record(0xbd00_0000_0000_00c0, 0, 0).is_action_required());
+    }
+
+    #[test]
+    fn amd_says_it_differently() {
+        // Poison consumed; a deferred error; a corrected one.
+        let consumed = amd(0xbc00_0800_0000_0000);
+        assert!(consumed.is_action_required() && !consumed.is_for_poll());
+        assert!(consumed.memory().unwrap().lost);
+        let deferred = amd(0x9c00_1800_0000_0000);
+        assert!(!deferred.is_action_required() && deferred.is_for_poll());
+        assert!(deferred.memory().unwrap().lost);
+        let corrected = amd(0x9c00_0000_0000_0000);
+        assert!(!corrected.is_action_required() && corrected.is_for_poll());
+        assert!(!corrected.memory().unwrap().lost);
     }
 
     #[test]
@@ -222,10 +279,10 @@ mod tests {
     fn the_log_keeps_order_and_counts_what_it_drops() {
         let log = Log::new();
         for n in 0..70 {
-            log.push(&record(0xbd80_0000_0000_0134, n, 0x8c));
+            log.push(&BankRecord { polled: true, ..amd(n) });
         }
         for n in 0..64 {
-            assert_eq!(log.pop(), Some(record(0xbd80_0000_0000_0134, n, 0x8c)));
+            assert_eq!(log.pop(), Some(BankRecord { polled: true, ..amd(n) }));
         }
         assert_eq!(log.pop(), None);
         assert_eq!(log.take_dropped(), 6);

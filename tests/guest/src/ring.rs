@@ -11,7 +11,7 @@ const PAGES_PER_TICK: u64 = 1024;
 /// Why a run along the ring ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stop {
-    /// All pages were dirtied.
+    /// Nothing is wrong. Some of the pages asked for may still be to do.
     End,
     /// A page did not hold the last lap's number.
     Mismatch,

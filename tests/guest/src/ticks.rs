@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use guest::cmdline::Options;
 use guest::frames::{Frames, Owner, Region};
-use guest::mca::BadMemory;
+use guest::mca::{BadMemory, BankRecord};
 use guest::page::{Gpa, PAGE_SIZE};
 use guest::policy::{self, RETRY_TICKS, Step};
 use guest::ring::{Ring, Stop};
@@ -58,6 +58,8 @@ struct Guest {
     /// Pages found not to hold what was written, on this tick.
     mismatches: Vec<Gpa>,
     refused: Option<u64>,
+    /// Machine-check records that were printed, but not acted on yet.
+    heard: Vec<BankRecord>,
 }
 
 impl Guest {
@@ -93,6 +95,7 @@ impl Guest {
             touch: options.touch.map(Gpa::page),
             mismatches: Vec::with_capacity(256),
             refused: None,
+            heard: Vec::with_capacity(64),
         }
     }
 
@@ -122,13 +125,14 @@ impl Guest {
         self.report(tick);
     }
 
-    /// Prints what the handler and the poll found, and retires the memory it names.
+    /// Prints what the handler and the poll found, and retires the memory that it names.
     fn heed_machine_checks(&mut self) {
-        while let Some(record) = LOG.pop() {
-            machine_check::print(&record);
+        hear(&mut self.heard);
+        while let Some(record) = self.heard.pop() {
             if let Some(bad) = record.memory() {
                 self.note_bad(bad);
             }
+            hear(&mut self.heard);
         }
         let dropped = LOG.take_dropped();
         if dropped != 0 {
@@ -238,11 +242,15 @@ impl Guest {
 
     /// Runs a step of the working set; its events become lines.
     fn with_set(&mut self, step: impl FnOnce(&mut WorkingSet, &mut World<'_>)) {
-        let mismatches = &mut self.mismatches;
-        let mut emit = |event| match event {
-            Event::Lost(page) => say!("lost page={page}"),
-            Event::Dropped(page) => say!("dropped page={page}"),
-            Event::Mismatch(page) => mismatches.push(page),
+        let (mismatches, heard) = (&mut self.mismatches, &mut self.heard);
+        let mut emit = |event| {
+            // The cause comes before the effect.
+            hear(heard);
+            match event {
+                Event::Lost(page) => say!("lost page={page}"),
+                Event::Dropped(page) => say!("dropped page={page}"),
+                Event::Mismatch(page) => mismatches.push(page),
+            }
         };
         let (frames, memory) = (&mut self.frames, &mut Physical);
         step(&mut self.set, &mut World { frames, memory, emit: &mut emit });
@@ -271,6 +279,14 @@ impl Guest {
     fn plugged(&self) -> u64 {
         let blocks = self.frames.blocks().iter().filter(|block| block.plugged).count();
         blocks as u64 * self.region().block_size
+    }
+}
+
+/// Prints what the handler and the poll found, and keeps it for [`Guest::heed_machine_checks`].
+fn hear(heard: &mut Vec<BankRecord>) {
+    while let Some(record) = LOG.pop() {
+        machine_check::print(&record);
+        heard.push(record);
     }
 }
 

@@ -4,8 +4,10 @@
 
 use core::arch::global_asm;
 
-use guest::page::{Gpa, Memory, Poisoned, STRIDE, WORDS};
+use guest::page::{Gpa, Memory, PAGE_SIZE, Poisoned, STRIDE, WORDS};
 use guest::ring::{Advance, Stop};
+
+use crate::machine::machine_check;
 
 // As kernels do it with exception tables: a machine check that finds the instruction pointer
 // between `guarded_start` and `guarded_end` sends it to `guarded_fixup`, where the routine returns
@@ -95,6 +97,9 @@ pub fn fixup(rip: u64) -> Option<u64> {
 /// All of physical memory. The caller sees to it that a page is RAM or lies in a plugged block.
 pub struct Physical;
 
+/// Attempts at one access. Each but the last was interrupted by a machine check about other memory.
+const ATTEMPTS_MAX: u32 = 8;
+
 impl Physical {
     /// Reads one word of `page` and forgets it.
     ///
@@ -102,7 +107,7 @@ impl Physical {
     /// [`Poisoned`] if a machine check interrupted the read.
     pub fn touch(&mut self, page: Gpa) -> Result<(), Poisoned> {
         // SAFETY: reads 8 bytes of a page that `Frames` knows as memory.
-        outcome(unsafe { guarded_touch(page.0) })
+        attempt(page, || unsafe { guarded_touch(page.0) })
     }
 }
 
@@ -110,14 +115,15 @@ impl Memory for Physical {
     fn load(&mut self, page: Gpa) -> Result<[u64; WORDS], Poisoned> {
         let mut words = [0; WORDS];
         // SAFETY: reads inside a page that `Frames` gave to the working set; writes `words`.
-        outcome(unsafe { guarded_load(&raw mut words, page.0) })?;
+        attempt(page, || unsafe { guarded_load(&raw mut words, page.0) })?;
         Ok(words)
     }
 
     fn store(&mut self, page: Gpa, words: &[u64; WORDS]) -> Result<(), Poisoned> {
+        let [first, second, third] = *words;
         // SAFETY: writes inside a page that `Frames` gave to the working set; no Rust object lies
         // there.
-        outcome(unsafe { guarded_store(page.0, words[0], words[1], words[2]) })
+        attempt(page, || unsafe { guarded_store(page.0, first, second, third) })
     }
 }
 
@@ -127,14 +133,49 @@ impl Advance for Physical {
         // SAFETY: writes inside the pages that `Frames` reserved for the ring.
         let result = unsafe { guarded_advance(first.0, pages, value, new, check) };
         let done = result & !POISONED;
+        let here = Gpa(first.0 + done * PAGE_SIZE);
         match () {
-            () if result & POISONED != 0 => (done, Stop::Poisoned),
+            () if result & POISONED != 0 && machine_check::required(here) => (done, Stop::Poisoned),
+            // Interrupted for another page, perhaps between the store and the count: `new` may be
+            // there already.
+            () if result & POISONED != 0 => match self.resume(here, old, new) {
+                Ok(true) => (done + 1, Stop::End),
+                Ok(false) => (done, Stop::Mismatch),
+                Err(Poisoned) => (done, Stop::Poisoned),
+            },
             () if done < pages => (done, Stop::Mismatch),
             () => (done, Stop::End),
         }
     }
 }
 
-fn outcome(result: u64) -> Result<(), Poisoned> {
-    if result & POISONED == 0 { Ok(()) } else { Err(Poisoned) }
+impl Physical {
+    /// Finishes one page of the ring; whether it held `old` or already `new`.
+    fn resume(&mut self, page: Gpa, old: Option<u64>, new: u64) -> Result<bool, Poisoned> {
+        for number in [old, Some(new)] {
+            let (value, check) = (number.unwrap_or(0), u64::from(number.is_some()));
+            let mut done = 0;
+            attempt(page, || {
+                // SAFETY: as in `advance`.
+                done = unsafe { guarded_advance(page.0, 1, value, new, check) };
+                done
+            })?;
+            if done == 1 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn attempt(page: Gpa, mut access: impl FnMut() -> u64) -> Result<(), Poisoned> {
+    for _ in 0..ATTEMPTS_MAX {
+        if access() & POISONED == 0 {
+            return Ok(());
+        }
+        if machine_check::required(page) {
+            break;
+        }
+    }
+    Err(Poisoned)
 }

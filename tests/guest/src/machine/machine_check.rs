@@ -6,7 +6,8 @@
 use core::arch::x86_64::__cpuid;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use guest::mca::{BankRecord, Log, McgCap, McgStatus, MciStatus};
+use guest::mca::{BankRecord, Log, McgCap, McgStatus, MciStatus, Vendor};
+use guest::page::{Gpa, PAGE_SIZE};
 use x86_64::registers::model_specific::Msr;
 
 use crate::say;
@@ -18,6 +19,10 @@ const MC0_CTL: u32 = 0x400;
 
 /// Machine checks taken since start.
 static COUNT: AtomicU64 = AtomicU64::new(0);
+
+/// First and last byte that the newest machine check with data required named; everything if it
+/// named nothing.
+static REQUIRED: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(u64::MAX)];
 
 /// What the handler and the poll found; the main loop prints it.
 pub static LOG: Log = Log::new();
@@ -63,6 +68,13 @@ pub fn count() -> u64 {
     COUNT.load(Ordering::Relaxed)
 }
 
+/// Whether the newest machine check with data required was about `page`. One that had to wait may
+/// interrupt the access to some other page, which is as good as before.
+pub fn required(page: Gpa) -> bool {
+    let [first, last] = [0, 1].map(|end: usize| REQUIRED[end].load(Ordering::Relaxed));
+    (first..=last).contains(&page.0)
+}
+
 /// Handles a machine check; `fixup` says where to go on if it interrupted a guarded access.
 pub fn handle(fixup: Option<u64>) -> Verdict {
     COUNT.fetch_add(1, Ordering::Relaxed);
@@ -76,7 +88,15 @@ pub fn handle(fixup: Option<u64>) -> Verdict {
         };
         LOG.push(&record);
         corrupt |= record.status.pcc();
-        action_required |= record.status.ar();
+        if record.is_action_required() {
+            action_required = true;
+            let named = record.memory();
+            let [first, last] = named.map_or([0, u64::MAX], |memory| {
+                [memory.page.0, memory.page.0 + memory.pages * PAGE_SIZE - 1]
+            });
+            REQUIRED[0].store(first, Ordering::Relaxed);
+            REQUIRED[1].store(last, Ordering::Relaxed);
+        }
         if record.status.addrv() {
             addr = record.addr;
         }
@@ -102,7 +122,7 @@ pub fn handle(fixup: Option<u64>) -> Verdict {
     verdict
 }
 
-/// Takes the corrected errors and UCNA out of the banks, which come without a machine check.
+/// Takes the corrected and deferred errors and UCNA out of the banks, which come without a machine check.
 pub fn poll() {
     for bank in banks() {
         if let Some(record) = record(bank, McgStatus::new(), true)
@@ -134,6 +154,7 @@ fn banks() -> core::ops::Range<u8> {
 fn record(bank: u8, mcg: McgStatus, polled: bool) -> Option<BankRecord> {
     let status = MciStatus::from_bits(read(msr(bank, 1)));
     status.val().then(|| BankRecord {
+        vendor: vendor(),
         bank,
         polled,
         status,
@@ -141,6 +162,14 @@ fn record(bank: u8, mcg: McgStatus, polled: bool) -> Option<BankRecord> {
         misc: if status.miscv() { read(msr(bank, 3)) } else { 0 },
         mcg,
     })
+}
+
+/// CPUID.0: the first letters of "AuthenticAMD" and "HygonGenuine".
+fn vendor() -> Vendor {
+    match &__cpuid(0).ebx.to_le_bytes() {
+        b"Auth" | b"Hygo" => Vendor::Amd,
+        _ => Vendor::Intel,
+    }
 }
 
 /// `IA32_MCi_CTL`, `_STATUS`, `_ADDR` or `_MISC` (0 to 3) of a bank.
