@@ -108,17 +108,22 @@ impl<'a> Precopy<'a> {
         let mut pace = Pace::new(bandwidth_max, self.channel);
         let first = self.round == 0;
         self.survey(first)?;
-        let pages: Vec<Gpa> = self.pending.iter().collect();
+        let pending = std::mem::replace(&mut self.pending, PageSet::empty(self.source.ram()));
         self.progress.update(|stats| {
             stats.ram.total = self.populated.count() * PAGE_SIZE;
-            stats.ram.remaining = pages.len() as u64 * PAGE_SIZE;
+            stats.ram.remaining = pending.count() * PAGE_SIZE;
         });
 
         let mut zero = Vec::new();
-        for batch in pages.chunks(BATCH_PAGES_MAX) {
+        let mut pages = pending.iter();
+        loop {
+            let batch: Vec<Gpa> = pages.by_ref().take(BATCH_PAGES_MAX).collect();
+            if batch.is_empty() {
+                break;
+            }
             self.progress.check()?;
             self.listen()?;
-            self.send_batch(batch, &mut zero)?;
+            self.send_batch(&batch, &mut zero)?;
             if zero.len() >= RUNS_MAX {
                 self.mark(Kind::Zero, std::mem::take(&mut zero))?;
             }
@@ -132,7 +137,6 @@ impl<'a> Precopy<'a> {
         if decode_sync(&self.channel.expect(Kind::Synced, doing)?)? != self.round {
             return Err(MigrateError::Unexpected { got: Kind::Synced, doing });
         }
-        self.pending = PageSet::empty(self.source.ram());
         self.measure(&pace);
         Ok(())
     }

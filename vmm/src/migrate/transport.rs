@@ -1,6 +1,6 @@
 //! The connection: where it leads, and messages over it with a bound on silence.
 
-// UNSAFETY: takes over the descriptor number an operator names in `fd:N`.
+// UNSAFETY: takes over the descriptor number an operator names in `fd:N`, and one from accept4(2).
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -76,6 +76,7 @@ pub(crate) struct Channel {
 pub(crate) enum Listener {
     Unix(UnixListener, PathBuf),
     Tcp(TcpListener),
+    Inherited(OwnedFd),
     Connected(OwnedFd),
 }
 
@@ -99,7 +100,7 @@ impl Listener {
                 let socket = inherit(*number).map_err(failed)?;
                 let listening = socket::getsockopt(&socket, sockopt::AcceptConn);
                 Ok(match listening.map_err(|errno| failed(errno.into()))? {
-                    true => Self::Tcp(TcpListener::from(socket)),
+                    true => Self::Inherited(socket),
                     false => Self::Connected(socket),
                 })
             }
@@ -110,7 +111,7 @@ impl Listener {
     pub(crate) fn port(&self) -> Option<u16> {
         match self {
             Self::Tcp(listener) => Some(listener.local_addr().ok()?.port()),
-            Self::Unix(..) | Self::Connected(_) => None,
+            Self::Unix(..) | Self::Inherited(_) | Self::Connected(_) => None,
         }
     }
 
@@ -125,6 +126,7 @@ impl Listener {
                 OwnedFd::from(accepted.map_err(failed)?.0)
             }
             Self::Tcp(listener) => OwnedFd::from(listener.accept().map_err(failed)?.0),
+            Self::Inherited(listener) => accept(&listener).map_err(failed)?,
             Self::Connected(socket) => socket,
         };
         Channel::new(socket, timeout).map_err(failed)
@@ -358,6 +360,13 @@ fn inherit(number: RawFd) -> io::Result<OwnedFd> {
     let owned = unsafe { OwnedFd::from_raw_fd(number) };
     fcntl(&owned, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
     Ok(owned)
+}
+
+/// Accepts a connection on a listening socket of whatever family.
+fn accept(listener: &OwnedFd) -> io::Result<OwnedFd> {
+    let accepted = socket::accept4(listener.as_raw_fd(), socket::SockFlag::SOCK_CLOEXEC)?;
+    // SAFETY: accept(2) just made this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(accepted) })
 }
 
 /// Whether `path` is a socket that nobody serves.

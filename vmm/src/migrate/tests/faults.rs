@@ -132,7 +132,8 @@ fn a_vm_of_another_name_or_shape_is_refused_in_words() {
     let (_directory, path) = directory();
     let uri = Uri::Unix(path);
     let (source, destination) = (FakeVm::tiny().started(1), FakeVm::medium());
-    for (name, expected) in [("vm2", "it is called \"vm1\""), ("vm1", "its memory is 65536 bytes")] {
+    for (name, expected) in [("vm2", "it is called \"vm1\""), ("vm1", "its memory is 65536 bytes")]
+    {
         let incoming = Incoming::listen(name, &uri, impatient().peer_timeout).unwrap();
         let migration = Migration::new("vm1", uri.clone(), impatient());
         let (outcome, received) = migrate(&source, &destination, &migration, incoming);
@@ -219,7 +220,9 @@ fn uris_parse_and_print() {
     for good in ["unix:/run/a", "tcp:host:1", "tcp:[::1]:65535", "fd:3"] {
         assert_eq!(good.parse::<Uri>().unwrap().to_string(), good);
     }
-    for bad in ["", "unix:", "tcp:host", "tcp:host:x", "tcp:host:65536", "fd:", "fd:2", "fd:-1", "x:y"] {
+    for bad in
+        ["", "unix:", "tcp:host", "tcp:host:x", "tcp:host:65536", "fd:", "fd:2", "fd:-1", "x:y"]
+    {
         assert!(bad.parse::<Uri>().is_err(), "{bad}");
     }
 }
@@ -228,11 +231,30 @@ fn uris_parse_and_print() {
 fn an_inherited_descriptor_serves_both_ends() {
     use std::os::fd::IntoRawFd;
     let (near, far) = UnixStream::pair().unwrap();
-    let (source, destination) = (FakeVm::tiny().started(3), FakeVm::tiny());
-    let incoming =
-        Incoming::listen("vm1", &Uri::Fd(far.into_raw_fd()), impatient().peer_timeout).unwrap();
-    let migration = Migration::new("vm1", Uri::Fd(near.into_raw_fd()), impatient());
-    let (outcome, received) = migrate(&source, &destination, &migration, incoming);
-    check("fd", &source, &destination, &outcome, &received);
-    assert!(matches!(outcome, Outcome::Completed), "{outcome:?}");
+    let (_directory, path) = directory();
+    let listener = UnixListener::bind(&path).unwrap();
+    let ways = [
+        (Uri::Fd(near.into_raw_fd()), Uri::Fd(far.into_raw_fd())),
+        (Uri::Unix(path), Uri::Fd(listener.into_raw_fd())),
+    ];
+    for (there, here) in ways {
+        let (source, destination) = (FakeVm::tiny().started(3), FakeVm::tiny());
+        let incoming = Incoming::listen("vm1", &here, impatient().peer_timeout).unwrap();
+        let migration = Migration::new("vm1", there.clone(), impatient());
+        let (outcome, received) = migrate(&source, &destination, &migration, incoming);
+        check("fd", &source, &destination, &outcome, &received);
+        assert!(matches!(outcome, Outcome::Completed), "{there} to {here}: {outcome:?}");
+    }
+}
+
+#[test]
+fn a_descriptor_that_is_no_stream_socket_is_refused_and_left_alone() {
+    use std::os::fd::AsRawFd;
+    let file = tempfile::tempfile().unwrap();
+    let uri = Uri::Fd(file.as_raw_fd());
+    assert!(matches!(
+        Incoming::listen("vm1", &uri, Duration::from_secs(1)),
+        Err(MigrateError::Io { .. })
+    ));
+    file.metadata().unwrap();
 }

@@ -334,8 +334,7 @@ fn recorded(source: &FakeVm, destination: &FakeVm) -> (Vec<u8>, Vec<u8>) {
         })
     };
     let (there, back) = (Arc::default(), Arc::default());
-    let (outcome, received) =
-        migrate_through(source, destination, record(&there), record(&back));
+    let (outcome, received) = migrate_through(source, destination, record(&there), record(&back));
     assert!(matches!(outcome, Outcome::Completed), "{outcome:?}");
     received.unwrap();
     let taken = |from: &Arc<Mutex<Vec<u8>>>| std::mem::take(&mut *from.lock().unwrap());
