@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use ras_qmp::{Events, Server};
 use rasvmm::builder;
-use rasvmm::config::{Config, Options, Start};
+use rasvmm::config::{Options, Start};
 use rasvmm::control::Control;
 use rasvmm::migrate::{Incoming, Parameters, Uri};
 use rasvmm::vm::{Ending, Vm, ending_signals};
@@ -45,9 +45,14 @@ fn run(options: Options) -> Result<Ending> {
         std::fs::create_dir_all(dir)
             .with_context(|| format!("creating {} for the QMP socket", dir.display()))?;
     }
+    // Before QMP answers: a client that sees the answer may send the guest at once.
+    let incoming = match &config.start {
+        Start::Incoming(uri) => Some(listen(&config.name, uri)?),
+        Start::Kernel { .. } => None,
+    };
     let server = Server::bind(&config.qmp, events, Arc::new(control))
         .with_context(|| format!("listening for QMP at {}", config.qmp.display()))?;
-    start(&vm, &config)?;
+    start(&vm, incoming)?;
     let ending = vm.serve().context("waiting for events")?;
     // A client that said `quit` is still owed its answer, and others the event.
     thread::sleep(Duration::from_millis(20));
@@ -55,14 +60,16 @@ fn run(options: Options) -> Result<Ending> {
     Ok(ending)
 }
 
+fn listen(name: &str, uri: &str) -> Result<Incoming> {
+    let uri: Uri = uri.parse()?;
+    Ok(Incoming::listen(name, &uri, Parameters::default().peer_timeout)?)
+}
+
 /// Sets the guest going: at once, or when it has arrived.
-fn start(vm: &Arc<Vm>, config: &Config) -> Result<()> {
-    let Start::Incoming(uri) = &config.start else {
+fn start(vm: &Arc<Vm>, incoming: Option<Incoming>) -> Result<()> {
+    let Some(incoming) = incoming else {
         return Ok(vm.cont()?);
     };
-    let uri: Uri = uri.parse()?;
-    let timeout = Parameters::default().peer_timeout;
-    let incoming = Incoming::listen(&config.name, &uri, timeout)?;
     let vm = Arc::clone(vm);
     thread::Builder::new()
         .name("incoming".to_owned())
