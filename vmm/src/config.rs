@@ -218,7 +218,7 @@ fn device_parameter() -> String {
 
 fn check_memory(memory: u64, virtio_mem: Option<VirtioMemSize>) -> Result<(), ConfigError> {
     let wrong = |option, why: &str| Err(ConfigError::Value { option, why: why.to_owned() });
-    if memory < 1 << 20 || memory % ras_core::PAGE_SIZE != 0 {
+    if memory < 1 << 20 || !memory.is_multiple_of(ras_core::PAGE_SIZE) {
         return wrong("memory", "at least 1M and a multiple of 4K is needed");
     }
     let region = virtio_mem.map_or(0, |size| size.region);
@@ -227,7 +227,7 @@ fn check_memory(memory: u64, virtio_mem: Option<VirtioMemSize>) -> Result<(), Co
         return wrong("memory", "with --virtio-mem, less than 60G are possible");
     }
     let Some(VirtioMemSize { region, requested }) = virtio_mem else { return Ok(()) };
-    if region == 0 || region % BLOCK_SIZE != 0 || requested % BLOCK_SIZE != 0 {
+    if region == 0 || !region.is_multiple_of(BLOCK_SIZE) || !requested.is_multiple_of(BLOCK_SIZE) {
         return wrong("virtio-mem", "sizes are multiples of 2M");
     }
     if requested > region {

@@ -154,14 +154,14 @@ impl Control {
 
     fn qom_set(&self, arguments: Value) -> Answer {
         let Property { path, property, value } = parse(arguments)?;
-        if !is_virtio_mem(&path) || self.vm.machine().virtio_mem().is_none() {
-            return Err(no_device(&path));
-        }
+        let machine = self.vm.machine();
+        let transport = machine.virtio_mem().filter(|_| is_virtio_mem(&path));
+        let mut transport = transport.ok_or_else(|| no_device(&path))?;
         if property != "requested-size" {
             return Err(no_property(&path, &property));
         }
         let size = value.ok_or_else(|| CommandError::argument("value", "a number of bytes"))?;
-        done(self.vm.machine().request_size(size))
+        done(machine.resize(&mut transport, size))
     }
 
     fn memory_devices(&self) -> Value {
@@ -241,7 +241,9 @@ impl Control {
             return Err(CommandError::generic(crate::vm::WrongState(self.vm.state())));
         }
         let mut current = lock(&self.migration);
-        if current.as_ref().is_some_and(|migration| matches!(migration.stats().status, Status::Setup | Status::Active)) {
+        if current.as_ref().is_some_and(|migration| {
+            matches!(migration.stats().status, Status::Setup | Status::Active)
+        }) {
             return Err(CommandError::generic("There's a migration process in progress"));
         }
         let name = self.vm.machine().name();

@@ -10,6 +10,7 @@ use ras_qmp::Events;
 use serde_json::json;
 
 use crate::devices::legacy::{Serial, serial};
+use crate::devices::virtio::mem::device::SizeError;
 use crate::devices::virtio::{MmioTransport, VirtioMem};
 use crate::lock;
 use crate::memory::layout;
@@ -172,11 +173,13 @@ impl Machine {
     /// Asks the guest for another size of its memory device, and tells it so.
     ///
     /// # Errors
-    /// No such device, or a size that is not possible.
-    pub fn request_size(&self, size: u64) -> Result<(), String> {
-        let mut transport = self.virtio_mem().ok_or("this machine has no memory device")?;
-        let changed = transport.device_mut().request_size(size);
-        if changed.map_err(|error| error.to_string())? && transport.config_changed() {
+    /// A size that is not possible.
+    pub fn resize(
+        &self,
+        transport: &mut MmioTransport<VirtioMem>,
+        size: u64,
+    ) -> Result<(), SizeError> {
+        if transport.device_mut().request_size(size)? && transport.config_changed() {
             self.pulse(layout::MMIO_IRQ);
         }
         Ok(())
@@ -311,10 +314,10 @@ impl Machine {
     /// The guest writes to a port. True if that resets the machine.
     #[must_use]
     pub fn port_write(&self, port: u16, data: &[u8]) -> bool {
-        if let (Some(offset), [value]) = (serial_offset(port), data) {
-            if self.serial().write(offset, *value) {
-                self.pulse(layout::SERIAL_IRQ);
-            }
+        if let (Some(offset), [value]) = (serial_offset(port), data)
+            && self.serial().write(offset, *value)
+        {
+            self.pulse(layout::SERIAL_IRQ);
         }
         port == RESET_PORT && data == [RESET_COMMAND]
     }

@@ -37,7 +37,7 @@ use crate::lock;
 use crate::machine::Machine;
 use crate::migrate::{self, MigrateError, Outcome, Received};
 use crate::poison::signal;
-use crate::vcpu::Handle;
+use crate::vcpu::{Handle, Vcpu};
 
 /// How the process ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -226,7 +226,7 @@ impl Vm {
     /// Stops the vCPU and enters `to`, unless the guest ended meanwhile. Call with a turn.
     fn halt(&self, to: RunState) {
         self.vcpu.set_running(false);
-        self.vcpu.with(|vcpu| vcpu.settle());
+        self.vcpu.with(Vcpu::settle);
         if self.machine.lifecycle().change(RunState::Running, to) {
             self.machine.emit("STOP", json!({}));
         }

@@ -13,6 +13,7 @@
 //!
 //! Each step can run twice: a range that is out already is an answer, not work.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use ras_core::Gpa;
@@ -20,6 +21,7 @@ use ras_qmp::RunState;
 use ras_qmp::ras::{RetireAnswer, RetireCause, RetireOutcome};
 
 use super::mapping::RegionKind;
+use crate::devices::virtio::VirtioMem;
 use crate::devices::virtio::mem::BLOCK_SIZE;
 use crate::machine::{Machine, MemoryFailure};
 use crate::poison::{Kind, list, vmce};
@@ -33,6 +35,8 @@ const EXTRA_BLOCKS_MAX: u64 = 8;
 
 /// How long the guest may take to read what it was told before it is asked for the block anyway.
 const TELL_MAX: Duration = Duration::from_secs(1);
+
+const NO_DEVICE: &str = "no memory device has this range";
 
 /// A request to take memory out of the guest's use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -134,98 +138,95 @@ fn tell(vm: &Vm, request: Request) {
 fn evict(vm: &Vm, request: Request, deadline: Instant) -> Decision {
     let _turn = vm.ladder();
     let machine = vm.machine();
-    let Some(mut transport) = machine.virtio_mem() else {
-        return refused("this machine has no memory device");
+    let wanted = match find(vm, request) {
+        Ok(wanted) => wanted,
+        Err(decision) => return decision,
     };
-    let blocks = transport.device().blocks();
-    let Some(wanted) = blocks.touched(request.gpa, request.size) else {
-        return refused("the range lies outside the memory device");
-    };
-    let gpas: Vec<Gpa> = wanted.clone().map(|number| blocks.gpa(number)).collect();
-    let plugged = |transport: &crate::devices::virtio::MmioTransport<_>| -> u64 {
-        let device: &crate::devices::virtio::VirtioMem = transport.device();
-        let blocks = wanted.clone();
-        blocks.filter(|number| device.blocks().is_plugged(*number)).count() as u64
-    };
-    let concerned = plugged(&transport);
-    if concerned == 0 {
-        drop(transport);
-        hold(machine, request);
-        return (RetireOutcome::Unplugged, "it was unplugged before".to_owned(), gpas);
-    }
-    if transport.device().is_frozen() {
-        return refused("a migration is under way; its blocks can't change now");
-    }
-    if !transport.is_driven() {
-        return refused("the guest has no driver for its memory device");
-    }
-    drop(transport);
-    if vm.state() != RunState::Running {
-        return refused("the guest is not running");
-    }
-
     tell(vm, request);
     let told = vm.wait_told(deadline.min(Instant::now() + TELL_MAX));
-
-    let Some(guard) = machine.virtio_mem() else {
-        return refused("this machine has no memory device");
-    };
-    transport = guard;
+    let Some(mut transport) = machine.virtio_mem() else { return refused(NO_DEVICE) };
     let before = transport.device().requested_size();
-    let mut lowered = before;
+    let mut lowered = None;
     let mut extra = 0;
-    let evicted = loop {
-        let left = plugged(&transport);
-        if left == 0 {
-            break true;
-        }
-        let size = transport.device().blocks().plugged_size();
-        // Either nobody asked yet, or the guest did as asked, but chose other blocks.
-        if lowered == before || size <= lowered && extra < EXTRA_BLOCKS_MAX {
-            extra += u64::from(lowered != before);
-            lowered = size.saturating_sub(left * BLOCK_SIZE);
-            drop(transport);
-            if let Err(error) = machine.request_size(lowered) {
-                return refused(error);
+    while !wanted.is_unplugged(transport.device()) {
+        let plugged = transport.device().blocks().plugged_size();
+        let complied = lowered.is_some_and(|size| plugged <= size);
+        // A guest that gave up other blocks is asked for more.
+        if lowered.is_none() || complied && extra < EXTRA_BLOCKS_MAX {
+            extra += u64::from(complied);
+            let size = plugged.saturating_sub(wanted.plugged_size(transport.device()));
+            if let Err(error) = machine.resize(&mut transport, size) {
+                return refused(error.to_string());
             }
-            match machine.virtio_mem() {
-                Some(guard) => transport = guard,
-                None => return refused("this machine has no memory device"),
-            }
+            lowered = Some(size);
         }
         if Instant::now() >= deadline || vm.state() != RunState::Running {
-            break false;
+            break;
         }
         transport = machine.wait_virtio_mem(transport, deadline);
-    };
+    }
 
+    let unplugged = wanted.is_unplugged(transport.device());
     // Not beyond what there is without bad blocks: the guest could never reach it.
-    let healthy = transport.device().healthy_size();
-    let again = before.min(healthy);
+    let again = before.min(transport.device().healthy_size());
     // Somebody may have asked for another size meanwhile; that stays.
-    let ours = transport.device().requested_size() == lowered;
+    if lowered == Some(transport.device().requested_size())
+        && let Err(error) = machine.resize(&mut transport, again)
+    {
+        tracing::warn!("the guest gets no healthy memory in exchange: {error}");
+    }
     drop(transport);
-    if ours {
-        if let Err(error) = machine.request_size(again) {
-            tracing::warn!("the guest does not get healthy memory in exchange: {error}");
-        }
+    if !unplugged {
+        let unread = if told { "" } else { ", nor read the machine check" };
+        let within = request.timeout.as_millis();
+        return refused(format!("the guest did not give the block up within {within} ms{unread}"));
     }
-    if !evicted {
-        let read = if told { "" } else { ", nor read the machine check" };
-        return refused(format!(
-            "the guest did not give the block up within {} ms{read}",
-            request.timeout.as_millis()
-        ));
-    }
-    let detail = if again < before {
-        format!("{} bytes less than requested are left: no spare block", before - again)
-    } else {
-        String::new()
+    let detail = match before - again {
+        0 => String::new(),
+        missing => format!("no spare block took its place: the guest is {missing} bytes smaller"),
     };
-    (RetireOutcome::Unplugged, detail, gpas)
+    (RetireOutcome::Unplugged, detail, wanted.gpas)
 }
 
-/// Holds bad pages of blocks that were unplugged before anybody knew of them.
-fn hold(machine: &Machine, request: Request) {
-    machine.poison().list().hold(request.gpa.page(), request.size);
+/// The blocks a request is about.
+struct Wanted {
+    numbers: Range<u64>,
+    gpas: Vec<Gpa>,
+}
+
+impl Wanted {
+    fn plugged_size(&self, device: &VirtioMem) -> u64 {
+        let plugged = self.numbers.clone().filter(|number| device.blocks().is_plugged(*number));
+        plugged.count() as u64 * BLOCK_SIZE
+    }
+
+    fn is_unplugged(&self, device: &VirtioMem) -> bool {
+        self.plugged_size(device) == 0
+    }
+}
+
+/// The blocks to evict, or the decision where there is nothing to do, or nothing to be done.
+fn find(vm: &Vm, request: Request) -> Result<Wanted, Decision> {
+    let machine = vm.machine();
+    let transport = machine.virtio_mem().ok_or_else(|| refused(NO_DEVICE))?;
+    let blocks = transport.device().blocks();
+    let numbers = blocks.touched(request.gpa, request.size).ok_or_else(|| refused(NO_DEVICE))?;
+    let gpas = numbers.clone().map(|number| blocks.gpa(number)).collect();
+    let wanted = Wanted { numbers, gpas };
+    if wanted.is_unplugged(transport.device()) {
+        // Perhaps before anybody knew of these pages.
+        machine.poison().list().hold(request.gpa.page(), request.size);
+        let detail = "it was unplugged before".to_owned();
+        return Err((RetireOutcome::Unplugged, detail, wanted.gpas));
+    }
+    if transport.device().is_frozen() {
+        return Err(refused("a migration is under way; blocks can't change hands now"));
+    }
+    if !transport.is_driven() {
+        return Err(refused("the guest has no driver for its memory device"));
+    }
+    if vm.state() != RunState::Running {
+        return Err(refused("the guest is not running"));
+    }
+    Ok(wanted)
 }

@@ -118,8 +118,9 @@ impl PoisonList {
 
 /// The pages of `len` bytes at `gpa`, whole pages even where the range is not.
 pub fn pages(gpa: Gpa, len: u64) -> impl Iterator<Item = Gpa> {
-    let end = gpa.0.saturating_add(len);
-    (gpa.page().0..end).step_by(PAGE_SIZE as usize).map(Gpa)
+    let first = gpa.0 / PAGE_SIZE;
+    let end = gpa.0.saturating_add(len).div_ceil(PAGE_SIZE);
+    (first..end).map(|number| Gpa(number * PAGE_SIZE))
 }
 
 #[cfg(test)]

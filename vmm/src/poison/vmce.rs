@@ -106,14 +106,15 @@ pub fn cover(kind: Kind, gpa: Gpa, len: u64, vendor: CpuVendor) -> Vec<MachineCh
         CpuVendor::Amd | CpuVendor::Hygon => PAGE_SHIFT,
         _ => HUGE_SHIFT,
     };
-    let (mut at, end) = (gpa.page().0, gpa.0.saturating_add(len));
+    // In pages: the end of the address space does not overflow.
+    let mut at = gpa.0 >> PAGE_SHIFT;
+    let end = gpa.0.saturating_add(len).div_ceil(1 << PAGE_SHIFT);
     let mut checks = Vec::new();
     while at < end && checks.len() < QUEUE_MAX {
-        let rest = (end - at).next_multiple_of(1 << PAGE_SHIFT);
-        let lsb = at.trailing_zeros().min(rest.ilog2()).clamp(PAGE_SHIFT, lsb_max);
-        let lsb_byte = u8::try_from(lsb).unwrap_or(12);
-        checks.push(MachineCheck { kind, gpa: Gpa(at), lsb: lsb_byte });
-        at = at.saturating_add(1 << lsb);
+        let order = at.trailing_zeros().min((end - at).ilog2()).min(lsb_max - PAGE_SHIFT);
+        let lsb = u8::try_from(PAGE_SHIFT + order).unwrap_or(12);
+        checks.push(MachineCheck { kind, gpa: Gpa(at << PAGE_SHIFT), lsb });
+        at += 1 << order;
     }
     checks
 }

@@ -62,9 +62,9 @@ impl Queue {
     pub fn is_valid(&self, size_max: u16) -> bool {
         self.size.is_power_of_two()
             && self.size <= size_max
-            && self.desc % 16 == 0
-            && self.driver % 2 == 0
-            && self.device % 4 == 0
+            && self.desc.is_multiple_of(16)
+            && self.driver.is_multiple_of(2)
+            && self.device.is_multiple_of(4)
     }
 
     /// The next request the driver made available, if there is one.

@@ -93,7 +93,7 @@ impl VirtioMem {
     /// A size that is not possible; nothing changed.
     pub fn request_size(&mut self, requested: u64) -> Result<bool, SizeError> {
         let region = self.saved.blocks.size();
-        if requested % BLOCK_SIZE != 0 {
+        if !requested.is_multiple_of(BLOCK_SIZE) {
             return Err(SizeError::Unaligned(requested));
         }
         if requested > region {
@@ -199,7 +199,7 @@ impl VirtioMem {
 
     /// The blocks of a request; `None` unless they are whole blocks of the region, at least one.
     fn numbers(&self, range: request::Range) -> Option<Range<u64>> {
-        let aligned = range.gpa.0 % BLOCK_SIZE == 0;
+        let aligned = range.gpa.0.is_multiple_of(BLOCK_SIZE);
         let len = u64::from(range.blocks) * BLOCK_SIZE;
         self.saved.blocks.touched(range.gpa, len).filter(|_| aligned)
     }
