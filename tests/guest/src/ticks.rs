@@ -156,9 +156,12 @@ impl Guest {
             Stop::Mismatch => mismatches.push(page),
             Stop::End => {}
         });
+        // Before the records are heeded: they would tell of these pages a second time.
+        for page in &lost {
+            self.frames.set(*page, Owner::Retired);
+        }
+        self.heed_machine_checks();
         for page in lost {
-            self.frames.set(page, Owner::Retired);
-            self.heed_machine_checks();
             say!("lost page={page}");
         }
     }
@@ -241,7 +244,7 @@ impl Guest {
     }
 
     /// Runs a step of the working set; its events become lines.
-    fn with_set(&mut self, step: impl FnOnce(&mut WorkingSet, &mut World<'_>)) {
+    fn with_set(&mut self, step: impl FnOnce(&mut WorkingSet, &mut World<'_, Physical>)) {
         let (mismatches, heard) = (&mut self.mismatches, &mut self.heard);
         let mut emit = |event| {
             // The cause comes before the effect.

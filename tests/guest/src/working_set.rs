@@ -28,11 +28,11 @@ pub enum Event {
 }
 
 /// What the set works in: the pages there are, access to them, and somebody to tell.
-pub struct World<'a> {
+pub struct World<'a, M> {
     /// Whose each page is.
     pub frames: &'a mut Frames,
     /// The pages themselves.
-    pub memory: &'a mut dyn Memory,
+    pub memory: &'a mut M,
     /// Called for everything worth a line.
     pub emit: &'a mut dyn FnMut(Event),
 }
@@ -79,7 +79,7 @@ impl WorkingSet {
 
     /// Takes up pages to the limit: a third evenly spread over RAM, the others in the plugged
     /// blocks by turns, beginning with the first page of each.
-    pub fn populate(&mut self, world: &mut World<'_>) {
+    pub fn populate(&mut self, world: &mut World<'_, impl Memory>) {
         let plugged: Vec<usize> = (0..world.frames.blocks().len())
             .filter(|block| world.frames.blocks()[*block].plugged)
             .collect();
@@ -109,7 +109,7 @@ impl WorkingSet {
     }
 
     /// Rewrites some pages and verifies others.
-    pub fn tick(&mut self, world: &mut World<'_>) {
+    pub fn tick(&mut self, world: &mut World<'_, impl Memory>) {
         let count = self.entries.len();
         for _ in 0..WRITES_PER_TICK.min(count) {
             self.write_cursor = (self.write_cursor + 1) % count;
@@ -124,7 +124,7 @@ impl WorkingSet {
     }
 
     /// Memory went bad. Lost contents are lost; others move away. The pages are not used again.
-    pub fn note_bad(&mut self, bad: BadMemory, world: &mut World<'_>) {
+    pub fn note_bad(&mut self, bad: BadMemory, world: &mut World<'_, impl Memory>) {
         let health = if bad.lost { Health::Poisoned } else { Health::Failing };
         for n in 0..bad.pages {
             let page = Gpa(bad.page.0 + n * PAGE_SIZE);
@@ -146,7 +146,7 @@ impl WorkingSet {
     }
 
     /// Moves everything out of a block that is about to be given back.
-    pub fn evacuate(&mut self, block: usize, world: &mut World<'_>) {
+    pub fn evacuate(&mut self, block: usize, world: &mut World<'_, impl Memory>) {
         if world.frames.blocks()[block].used == 0 {
             return;
         }
@@ -165,7 +165,7 @@ impl WorkingSet {
 
     /// Makes use of a block just plugged: everything with `fill`, else one page: one that had lost
     /// its place, or the next by turns, so that fresh memory is vouched for too.
-    pub fn settle(&mut self, block: usize, world: &mut World<'_>) {
+    pub fn settle(&mut self, block: usize, world: &mut World<'_, impl Memory>) {
         if self.fill {
             self.house_homeless(block, usize::MAX, world);
             self.claim_all(Some(block), world);
@@ -180,7 +180,7 @@ impl WorkingSet {
     }
 
     /// Gives entries without a page one in `block`, at most `count`. They begin afresh there.
-    fn house_homeless(&mut self, block: usize, count: usize, world: &mut World<'_>) {
+    fn house_homeless(&mut self, block: usize, count: usize, world: &mut World<'_, impl Memory>) {
         let mut left = count.min(self.homeless);
         for index in 0..self.entries.len() {
             if left == 0 {
@@ -200,7 +200,7 @@ impl WorkingSet {
     }
 
     /// Takes all free pages of RAM or of a block into the set.
-    fn claim_all(&mut self, block: Option<usize>, world: &mut World<'_>) {
+    fn claim_all(&mut self, block: Option<usize>, world: &mut World<'_, impl Memory>) {
         let next = as_u32(self.entries.len());
         let (entries, memory) = (&mut self.entries, &mut *world.memory);
         let mut poisoned = Vec::new();
@@ -219,7 +219,7 @@ impl WorkingSet {
     }
 
     /// Takes `page` into the set.
-    fn adopt(&mut self, page: Gpa, world: &mut World<'_>) {
+    fn adopt(&mut self, page: Gpa, world: &mut World<'_, impl Memory>) {
         self.entries.push(Entry { page: 0, generation: 0 });
         let index = self.entries.len() - 1;
         self.place(index, page, world);
@@ -228,7 +228,7 @@ impl WorkingSet {
 
     /// Whether the entry has a page and it holds what it must. A mismatch is told once: the page
     /// is written afresh.
-    fn verify(&mut self, index: usize, world: &mut World<'_>) -> bool {
+    fn verify(&mut self, index: usize, world: &mut World<'_, impl Memory>) -> bool {
         let Some(page) = self.page(index) else {
             return false;
         };
@@ -246,7 +246,7 @@ impl WorkingSet {
         }
     }
 
-    fn rewrite(&mut self, index: usize, world: &mut World<'_>) {
+    fn rewrite(&mut self, index: usize, world: &mut World<'_, impl Memory>) {
         let Some(page) = self.page(index) else {
             return;
         };
@@ -257,7 +257,12 @@ impl WorkingSet {
     }
 
     /// Moves an entry to any page outside block `not_in`, or drops it.
-    fn relocate(&mut self, index: usize, not_in: Option<usize>, world: &mut World<'_>) {
+    fn relocate(
+        &mut self,
+        index: usize,
+        not_in: Option<usize>,
+        world: &mut World<'_, impl Memory>,
+    ) {
         let Some(page) = self.page(index) else {
             return;
         };
@@ -270,7 +275,7 @@ impl WorkingSet {
         }
     }
 
-    fn move_to(&mut self, index: usize, destination: Gpa, world: &mut World<'_>) {
+    fn move_to(&mut self, index: usize, destination: Gpa, world: &mut World<'_, impl Memory>) {
         // The words are copied as they are, never made anew: what is wrong must stay visible.
         let Some(page) = self.page(index) else {
             return;
@@ -285,7 +290,7 @@ impl WorkingSet {
         }
     }
 
-    fn lose(&mut self, index: usize, world: &mut World<'_>) {
+    fn lose(&mut self, index: usize, world: &mut World<'_, impl Memory>) {
         if let Some(page) = self.page(index) {
             self.unplace(index, Owner::Retired, world);
             world.frames.worsen(page, Health::Poisoned);
@@ -293,12 +298,12 @@ impl WorkingSet {
         }
     }
 
-    fn place(&mut self, index: usize, page: Gpa, world: &mut World<'_>) {
+    fn place(&mut self, index: usize, page: Gpa, world: &mut World<'_, impl Memory>) {
         world.frames.set(page, Owner::Entry(as_u32(index)));
         self.entries[index].page = page_number(page);
     }
 
-    fn unplace(&mut self, index: usize, owner: Owner, world: &mut World<'_>) {
+    fn unplace(&mut self, index: usize, owner: Owner, world: &mut World<'_, impl Memory>) {
         if let Some(page) = self.page(index) {
             world.frames.set(page, owner);
             self.entries[index].page = 0;
@@ -378,7 +383,7 @@ mod tests {
             machine
         }
 
-        fn run(&mut self, step: impl FnOnce(&mut WorkingSet, &mut World<'_>)) -> Vec<Event> {
+        fn run(&mut self, step: impl FnOnce(&mut WorkingSet, &mut World<'_, Fake>)) -> Vec<Event> {
             let mut events = Vec::new();
             let mut emit = |event| events.push(event);
             let (frames, memory) = (&mut self.frames, &mut self.memory);
