@@ -157,7 +157,7 @@ impl Tale<'_> {
         self.story.chapter("A page of the running guest goes bad");
         let mark = source.mark();
         let plugged = source.last_tick().context("the guest ticked before")?.plugged;
-        let victim = self.poison(source, 0)?;
+        let victim = self.poison(source, RegionKind::VirtioMem)?;
         let began = Instant::now();
         rasd.feed(&machine_check(victim.pfn))?;
 
@@ -260,10 +260,12 @@ impl Tale<'_> {
         destination: &Vm,
         rasd: &mut Daemon,
     ) -> Result<RetiredPage> {
-        self.story.chapter("A second page goes bad: this host is not to be trusted any more");
-        let victim = self.poison(source, 5)?;
+        self.story.chapter("A second page goes bad, in memory that can't be unplugged");
+        let victim = self.poison(source, RegionKind::Ram)?;
         let began = Instant::now();
         rasd.feed(&machine_check(victim.pfn))?;
+        let page = rasd.wait_page(victim.pfn, SOON)?;
+        self.story.note(&format!("rasd: {}", page.outcome));
         let arrived = destination.wait_line(|line| line.tick().is_some(), SOON)?;
         let status = rasd.wait_status("the evacuation to be done", SOON, |status| {
             status.health.evacuation == Evacuation::Done
@@ -294,7 +296,7 @@ impl Tale<'_> {
                 "{} poisoned page(s) travelled as marks, unread",
                 migration.x_ras_poisoned_pages.unwrap_or(0)
             ),
-            holds(there.poisoned.iter().any(|page| page.gpa == victim.gpa), || {
+            holds(there.poisoned.iter().any(|bad| bad.gpa == victim.gpa), || {
                 format!("poisoned over there: {:?}", there.poisoned)
             }),
         );
@@ -310,7 +312,7 @@ impl Tale<'_> {
             "downtime_ms": migration.downtime, "poisoned_pages": migration.x_ras_poisoned_pages,
             "lost_writes": bad.len(),
         });
-        rasd.wait_page(victim.pfn, SOON)
+        Ok(page)
     }
 
     fn killed_and_restarted(&mut self, rasd: Daemon, pages: &[RetiredPage]) -> Result<()> {
@@ -347,16 +349,15 @@ impl Tale<'_> {
         rasd.stop().map(drop)
     }
 
-    /// Poisons a page the guest uses, in the `index`th block it has in use.
-    fn poison(&mut self, vm: &Vm, index: usize) -> Result<Victim> {
+    /// Poisons a page the guest uses.
+    fn poison(&mut self, vm: &Vm, kind: RegionKind) -> Result<Victim> {
         let mut qmp = vm.qmp()?;
         let map: MemoryMap = qmp.memory_map()?;
-        let device = map.regions.iter().find(|region| region.kind == RegionKind::VirtioMem);
-        let device = device.context("the guest has a virtio-mem device")?;
-        let used = page::present_blocks(map.pid, device)?;
-        let gpa = *used.get(index).with_context(|| {
-            format!("the guest uses {} blocks, block {index} is wanted", used.len())
-        })?;
+        let region = map.regions.iter().find(|region| region.kind == kind);
+        let region = region.with_context(|| format!("the guest has no {kind:?}"))?;
+        // The guest's own program lies low in its boot memory: losing that would be its end.
+        let offset = if kind == RegionKind::Ram { region.size / 2 } else { 0 };
+        let gpa = page::first_present(map.pid, region, offset)?;
         let pfn = qmp.inject_poison(gpa)?.context("rasvmm learned the page's host frame")?;
         self.story.note(&format!(
             "poisoned the guest's page {gpa}, host page {} (UFFDIO_POISON)",

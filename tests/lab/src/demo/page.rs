@@ -7,24 +7,20 @@ use anyhow::{Context as _, Result};
 use ras_core::{Gpa, PAGE_SIZE};
 use ras_qmp::ras::Region;
 
-/// Block size of the virtio-mem device.
-const BLOCK: u64 = 2 << 20;
-
-/// Bit 63 of a `/proc/PID/pagemap` entry: the page is present. Linux, "pagemap".
+/// Bytes of a `/proc/PID/pagemap` entry, and its bit 63: the page is present. Linux, "pagemap".
+const ENTRY: u64 = 8;
 const PRESENT: u64 = 1 << 63;
 
-/// The first page of each block of `region` that has been touched.
-pub(super) fn present_blocks(pid: u32, region: &Region) -> Result<Vec<Gpa>> {
+/// The first page of `region` from `offset` bytes on that has been touched.
+pub(super) fn first_present(pid: u32, region: &Region, offset: u64) -> Result<Gpa> {
     let path = format!("/proc/{pid}/pagemap");
     let pagemap = File::open(&path).with_context(|| format!("opening {path}"))?;
-    let mut found = Vec::new();
-    for offset in (0..region.size).step_by(usize::try_from(BLOCK)?) {
-        let mut entry = [0; 8];
-        let at = (region.hva + offset) / PAGE_SIZE * 8;
-        pagemap.read_exact_at(&mut entry, at).with_context(|| format!("reading {path}"))?;
-        if u64::from_le_bytes(entry) & PRESENT != 0 {
-            found.push(Gpa(region.gpa.0 + offset));
-        }
-    }
-    Ok(found)
+    let mut entries = vec![0; usize::try_from((region.size - offset) / PAGE_SIZE * ENTRY)?];
+    pagemap
+        .read_exact_at(&mut entries, (region.hva + offset) / PAGE_SIZE * ENTRY)
+        .with_context(|| format!("reading {path}"))?;
+    let (entries, _) = entries.as_chunks();
+    let present = entries.iter().position(|entry| u64::from_le_bytes(*entry) & PRESENT != 0);
+    let index = present.with_context(|| format!("no page is in use from {offset:#x} on"))?;
+    Ok(Gpa(region.gpa.0 + offset + u64::try_from(index)? * PAGE_SIZE))
 }
