@@ -90,6 +90,17 @@ pub(super) fn wait_status(
 /// `rasctl pages list --json`.
 pub(super) fn pages(machine: &mut Machine) -> Result<Vec<RetiredPage>> {
     let text = rasctl(machine, &["pages", "list", "--json"])?;
+    parse_pages(&text)
+}
+
+/// The pages on the disk, without rasd.
+pub(super) fn stored_pages(machine: &mut Machine) -> Result<Vec<RetiredPage>> {
+    let store = ["--store", "/var/lib/rasd"];
+    let text = rasctl(machine, &[&store[..], &["pages", "list", "--json"]].concat())?;
+    parse_pages(&text)
+}
+
+fn parse_pages(text: &str) -> Result<Vec<RetiredPage>> {
     text.lines()
         .map(|line| serde_json::from_str(line).with_context(|| format!("reading the page {line}")))
         .collect()

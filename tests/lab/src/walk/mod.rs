@@ -242,6 +242,11 @@ fn after_the_reboot(
         "the new kernel knows nothing of the bad pages",
         expect(fresh == 0, || format!("HardwareCorrupted is {fresh} KiB")),
     );
+    let stored = checks::stored_pages(machine)?;
+    story.check(
+        &format!("the disk remembers {} pages, each as it was", stored.len()),
+        expect(stored == remembered, || format!("{remembered:?} became {stored:?}")),
+    );
     let at_ready = start_rasd(story, machine)?;
     story.check(
         &format!("before it said so, {at_ready} KiB were out of use again"),
