@@ -14,11 +14,8 @@ use guest::page::Gpa;
 use machine::paging::{self, Kind};
 use machine::{console, halt, heap, machine_check, pvh};
 
-/// Called by boot.rs in long mode, on the boot stack, with interrupts off.
-#[allow(unsafe_code)]
-// SAFETY: the one symbol of this name; boot.rs calls it.
-#[unsafe(no_mangle)]
-extern "C" fn guest_main(start_info: u64) -> ! {
+/// Where boot.rs hands over: in long mode, on the boot stack, with interrupts off.
+fn start(start_info: u64) -> ! {
     console::init();
     let boot = match pvh::read(start_info) {
         Ok(boot) => boot,

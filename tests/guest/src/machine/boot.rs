@@ -87,3 +87,9 @@ boot_stack_end:
     "#,
     options(att_syntax)
 );
+
+// SAFETY: no other symbol has this name; only the code above calls it, by the C convention.
+#[unsafe(no_mangle)]
+extern "C" fn guest_main(start_info: u64) -> ! {
+    crate::start(start_info)
+}

@@ -162,6 +162,7 @@ pub fn install() {
     }
 }
 
+// SAFETY: no other symbol has this name; only the stubs call it, with the frame they pushed.
 #[unsafe(no_mangle)]
 extern "C" fn trap(frame: &mut Frame) {
     if frame.vector == MACHINE_CHECK {
