@@ -23,6 +23,7 @@ pub(crate) fn run(labs: bool) -> Result<bool> {
     let mut tests = cargo::command(&arguments);
     tests.env("RAS_BIN_DIR", &directory).env("RAS_GUEST", &guest);
     cargo::run_command(&mut tests, &arguments)?;
+    check::guest(&["test", "--lib"])?;
 
     let (mut total, mut skipped) = (Summary::default(), 0);
     for name in lab::ALL.into_iter().filter(|_| labs) {
