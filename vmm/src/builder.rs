@@ -79,16 +79,18 @@ fn io<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> BuildError {
     move |source| BuildError::Io { doing, source: source.into() }
 }
 
-/// Builds the machine, paused and ready to run, or waiting for a migration. `events` is where it
+/// Builds the machine, paused, for [`Vm::power_on`] or a migration to here. `events` is where it
 /// reports.
 ///
 /// # Errors
 /// See [`BuildError`].
 pub fn build(config: &Config, events: Events) -> Result<Vm, BuildError> {
     let kvm_fd = open_kvm()?;
-    let (vm, irqchip) = create_vm(&kvm_fd)?;
+    let vm = kvm_fd.create_vm().map_err(kvm("creating a virtual machine"))?;
     let ram = Arc::new(GuestRam::new(&regions(config))?);
-    slots::set(&vm, &ram, false).map_err(kvm("giving memory to the guest"))?;
+    // Before the interrupt controllers: with them, KVM waits for a second grace period.
+    slots::map(&vm, &ram, RegionKind::Ram).map_err(kvm("giving memory to the guest"))?;
+    let irqchip = equip(&vm);
     let (fd, vendor) = create_vcpu(&kvm_fd, &vm)?;
 
     let incoming = matches!(config.start, Start::Incoming(_));
@@ -144,8 +146,8 @@ fn open_kvm() -> Result<Kvm, BuildError> {
     })
 }
 
-fn create_vm(kvm_fd: &Kvm) -> Result<(VmFd, bool), BuildError> {
-    let vm = kvm_fd.create_vm().map_err(kvm("creating a virtual machine"))?;
+/// Gives the machine what guests expect of a PC. True if that includes interrupt controllers.
+fn equip(vm: &VmFd) -> bool {
     // Only Intel processors without "unrestricted guest" need these; where KVM does not know them
     // it does not need them.
     let tss = usize::try_from(layout::KVM_TSS).unwrap_or(0);
@@ -154,11 +156,11 @@ fn create_vm(kvm_fd: &Kvm) -> Result<(VmFd, bool), BuildError> {
             tracing::debug!("real-mode pages: {error}");
         }
     }
-    // Without them a guest can still poll.
     let irqchip = vm.create_irq_chip().inspect_err(|error| {
+        // A guest can still poll.
         tracing::warn!("KVM has no interrupt controllers: {error}");
     });
-    Ok((vm, irqchip.is_ok()))
+    irqchip.is_ok()
 }
 
 fn create_vcpu(kvm_fd: &Kvm, vm: &VmFd) -> Result<(VcpuFd, CpuVendor), BuildError> {

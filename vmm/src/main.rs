@@ -50,9 +50,12 @@ fn run(options: Options) -> Result<Ending> {
         Start::Incoming(uri) => Some(listen(&config.name, uri)?),
         Start::Kernel { .. } => None,
     };
+    vm.power_on().context("giving the guest its memory device")?;
     let server = Server::bind(&config.qmp, events, Arc::new(control))
         .with_context(|| format!("listening for QMP at {}", config.qmp.display()))?;
-    start(&vm, incoming)?;
+    if let Some(incoming) = incoming {
+        receive(&vm, incoming)?;
+    }
     let ending = vm.serve().context("waiting for events")?;
     // A client that said `quit` is still owed its answer, and others the event.
     thread::sleep(Duration::from_millis(20));
@@ -65,11 +68,8 @@ fn listen(name: &str, uri: &str) -> Result<Incoming> {
     Ok(Incoming::listen(name, &uri, Parameters::default().peer_timeout)?)
 }
 
-/// Sets the guest going: at once, or when it has arrived.
-fn start(vm: &Arc<Vm>, incoming: Option<Incoming>) -> Result<()> {
-    let Some(incoming) = incoming else {
-        return Ok(vm.cont()?);
-    };
+/// Lets the guest arrive, on a thread of its own.
+fn receive(vm: &Arc<Vm>, incoming: Incoming) -> Result<()> {
     let vm = Arc::clone(vm);
     thread::Builder::new()
         .name("incoming".to_owned())

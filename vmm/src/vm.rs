@@ -33,8 +33,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use ras_qmp::RunState;
 use serde_json::json;
 
+use crate::kvm::slots;
 use crate::lock;
 use crate::machine::Machine;
+use crate::memory::mapping::RegionKind;
 use crate::migrate::{self, MigrateError, Outcome, Received};
 use crate::poison::signal;
 use crate::vcpu::{Handle, Vcpu};
@@ -184,6 +186,21 @@ impl Vm {
 
     pub(crate) fn ladder(&self) -> MutexGuard<'_, ()> {
         lock(&self.ladder)
+    }
+
+    /// Gives the guest its memory device, and runs it unless it waits for a migration. Call it once,
+    /// before anybody else can reach the machine.
+    ///
+    /// # Errors
+    /// KVM's refusal.
+    pub fn power_on(&self) -> Result<(), kvm_ioctls::Error> {
+        let machine = self.machine();
+        let _turn = lock(&self.transition);
+        // Mapping takes KVM milliseconds, in which the guest can already run: it can't have plugged
+        // anything before, because the device is locked.
+        let _device = machine.virtio_mem();
+        self.run(RunState::Paused);
+        slots::map(machine.vm(), machine.ram(), RegionKind::VirtioMem)
     }
 
     /// Stops the guest. Stopping a stopped one is fine.

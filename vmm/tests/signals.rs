@@ -83,7 +83,7 @@ fn early_notice_is_remembered_and_passed_on() {
     }
     let vm = machine(SPIN);
     let machine = vm.machine();
-    vm.cont().expect("paused");
+    vm.power_on().expect("mapped");
     let bad = Gpa(0x20_5000);
     let hva = machine.ram().hva_of(bad, 1).expect("RAM");
     let ending = beside(&vm, || {
@@ -114,7 +114,7 @@ fn bad_memory_of_our_own_is_survived_until_touched() {
         return;
     }
     let vm = machine(SPIN);
-    vm.cont().expect("paused");
+    vm.power_on().expect("mapped");
     let own = Box::new(0u8);
     beside(&vm, || {
         memory_error(libc::BUS_MCEERR_AO, &raw const *own as usize);
@@ -138,7 +138,7 @@ fn a_guest_that_cannot_take_a_machine_check_panics_and_the_process_lives() {
         eprintln!("skipped: {why}");
         return;
     }
-    vm.cont().expect("paused");
+    vm.power_on().expect("mapped");
     let ending = beside(&vm, || {
         wait("the guest's end", || vm.state() == RunState::GuestPanicked);
         let page = *machine.poison().list().get(Gpa(0x20_5000)).expect("known");
@@ -158,7 +158,7 @@ fn a_triple_fault_ends_the_process_with_its_own_code() {
     }
     // ud2, without an IDT.
     let vm = machine(&[0x0f, 0x0b]);
-    vm.cont().expect("paused");
+    vm.power_on().expect("mapped");
     let ending = beside(&vm, || {
         wait("the guest's end", || vm.state() == RunState::Shutdown);
     });

@@ -77,7 +77,7 @@ impl Source for Vm {
         if let Some(mut transport) = self.machine().virtio_mem() {
             transport.device_mut().freeze(true);
         }
-        slots::set(self.machine().vm(), self.machine().ram(), true)?;
+        slots::log_dirty(self.machine().vm(), self.machine().ram(), true)?;
         self.machine().emit("MIGRATION", json!({ "status": "active" }));
         Ok(())
     }
@@ -86,7 +86,7 @@ impl Source for Vm {
         if let Some(mut transport) = self.machine().virtio_mem() {
             transport.device_mut().freeze(false);
         }
-        Ok(slots::set(self.machine().vm(), self.machine().ram(), false)?)
+        Ok(slots::log_dirty(self.machine().vm(), self.machine().ram(), false)?)
     }
 
     fn take_dirty(&self) -> VmResult<Vec<DirtyBitmap>> {
