@@ -202,6 +202,32 @@ fn poisoned_pages_travel_as_marks_and_stay_poisoned() -> Result<()> {
 }
 
 #[test]
+fn a_page_that_dies_in_the_middle_of_the_move_goes_along_as_a_mark() -> Result<()> {
+    if skip() {
+        return Ok(());
+    }
+    let harbour = Harbour::new()?;
+    let source = Vm::start(VmOptions { cmdline: "work=768".to_owned(), ..busy() })?;
+    source.wait_tick(10, SOON)?;
+    let destination = await_arrival(&source, &harbour.uri())?;
+    crawl(&source)?;
+    let mut qmp = source.qmp()?;
+    qmp.migrate(&harbour.uri())?;
+    wait_half_way(&source)?;
+    // The first page of the first block is in the working set: the guest notices at once.
+    qmp.inject_poison(VIRTIO_MEM)?;
+    let lost = format!("lost page={VIRTIO_MEM}");
+    source.wait_line(|line| line.text == lost, SOON).context("it did not notice")?;
+    ensure!(!qmp.query_migrate()?.is_over(), "it noticed too late for this story");
+    let status = qmp.wait_migrated(SOON)?;
+    check_moved(&source, &destination, &status)?;
+    ensure!(status.x_ras_poisoned_pages == Some(1), "{status:?}");
+    let listed = destination.qmp()?.memory_map()?.poisoned;
+    ensure!(listed.iter().map(|page| page.gpa).eq([VIRTIO_MEM]), "listed are {listed:?}");
+    Ok(())
+}
+
+#[test]
 fn a_destination_that_dies_half_way_costs_nothing_and_the_next_try_works() -> Result<()> {
     if skip() {
         return Ok(());
