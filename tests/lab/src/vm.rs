@@ -449,6 +449,40 @@ fn monotonic(name: &str, ticks: &[Tick]) -> Result<()> {
 mod tests {
     use super::*;
 
+    /// Every test that trusts `sum=ok` rests on this one.
+    #[test]
+    fn the_guest_notices_what_is_written_behind_its_back() {
+        use std::os::unix::fs::FileExt as _;
+        const PATIENCE: Duration = Duration::from_secs(60);
+        if let Err(reason) = crate::capability::kvm() {
+            println!("skipped: {reason}");
+            return;
+        }
+        let vm = Vm::start(VmOptions::named("vm1")).unwrap();
+        let ready = vm.wait_ready(PATIENCE).unwrap();
+        assert_eq!((ready.vmem, ready.plugged), (64 << 20, 32 << 20));
+        vm.wait_tick(5, PATIENCE).unwrap();
+        assert_eq!(vm.bad_sums(), []);
+
+        // The first page of every plugged block is in the working set.
+        let map = vm.qmp().unwrap().memory_map().unwrap();
+        let region = map.regions.iter().find(|region| region.gpa.0 >= 4 << 30).unwrap();
+        let memory = File::options().write(true).open(format!("/proc/{}/mem", vm.pid())).unwrap();
+        memory.write_all_at(&[0; 64], region.hva).unwrap();
+
+        let bad = |line: &Line| line.tick().is_some_and(|tick| tick.bad.is_some());
+        let line = vm.wait_line(bad, PATIENCE).unwrap();
+        assert_eq!(line.number("page"), Some(region.gpa.0));
+        vm.wait_ticks(20, PATIENCE).unwrap();
+        assert_eq!(vm.bad_sums().len(), 1, "told once");
+        vm.assert_counter_monotonic().unwrap();
+
+        vm.kill().unwrap();
+        assert!(vm.exit_status().unwrap().is_some());
+        let never = vm.wait_line(|line| line.text == "never", PATIENCE).unwrap_err();
+        assert!(never.to_string().contains("ended"), "{never:#}");
+    }
+
     #[test]
     fn options_become_arguments() {
         let mut options = VmOptions { fault_injection: true, ..VmOptions::named("vm1") };
