@@ -236,6 +236,31 @@ impl Pipeline {
             self.act(fault, action);
         }
         self.kill.passed(Step::Escalated);
+        self.note_departures(pages, host, &outcome);
+    }
+
+    /// Once the guests that kept a page have left, nobody on this host has it any more.
+    fn note_departures(&self, pages: PfnRange, host: &[Offlined], outcome: &WalkOutcome) {
+        let mut kept = outcome.guests.iter().filter(|guest| !outcome::is_freed(guest)).peekable();
+        if kept.peek().is_none() {
+            return;
+        }
+        let here = self.guests.names();
+        if kept.any(|kept| here.contains(&kept.guest)) {
+            return;
+        }
+        let mut ledger = self.shared.ledger();
+        let mut changed = Vec::new();
+        for (pfn, _) in pages.iter().zip(host).filter(|(_, answer)| answer.outcome.is_offline()) {
+            let Some(mut page) = ledger.page(pfn).cloned() else { continue };
+            if page.state != RetireState::Retired {
+                tracing::info!(%pfn, "its guests have left: retired");
+                page.outcome.push_str("; its guests left this host");
+                (page.state, page.updated) = (RetireState::Retired, wall_clock());
+                changed.push(page);
+            }
+        }
+        self.store(&mut ledger, None, changed);
     }
 
     /// Makes the outcome durable, together with the first evacuation it leads to. Should there be
