@@ -209,7 +209,7 @@ fn pattern(page: u64) -> Vec<u8> {
 }
 
 fn impatient() -> Parameters {
-    Parameters { peer_timeout: Duration::from_secs(2), ..Parameters::default() }
+    Parameters { peer_timeout: Duration::from_secs(5), ..Parameters::default() }
 }
 
 /// A directory for sockets.
@@ -258,8 +258,7 @@ fn migrate_through(
     to_destination: Box<Mangle>,
     to_source: Box<Mangle>,
 ) -> (Outcome, Result<Received, MigrateError>) {
-    let parameters =
-        Parameters { peer_timeout: Duration::from_millis(500), ..Parameters::default() };
+    let parameters = impatient();
     let (_directory, path) = directory();
     let front = path.with_file_name("front");
     let incoming =
