@@ -19,10 +19,11 @@ pub mod agent;
 pub mod code;
 pub mod params;
 
+pub mod metadata;
+
 pub mod landing;
 
 mod header;
-mod metadata;
 mod vmm;
 
 pub use code::{Code, Failure};

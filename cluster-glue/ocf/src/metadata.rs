@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use crate::params::{CONFIG_DIR, LOG_DIR, MIGRATE_URI, QMP_TIMEOUT, RASVMM, RUN_DIR};
 
 /// The document.
-pub(crate) fn xml() -> String {
+#[must_use]
+pub fn xml() -> String {
     let qmp_timeout_ms = QMP_TIMEOUT.as_millis().to_string();
     let config = format!("{CONFIG_DIR}/NAME.toml");
     let parameters = [

@@ -34,12 +34,16 @@ impl Process {
     /// The process that has this number now.
     pub(crate) fn of(pid: i32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The command's name is in parentheses and may hold anything, so count from its end.
-        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-        if matches!(fields.next()?, "Z" | "X") {
+        // The command's name is in parentheses and may hold anything, so count from its end: there
+        // begins field 3.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3).copied();
+        // While exit(2) is under way the first thread may be a zombie and the vCPUs still run: dead
+        // is a zombie without other threads.
+        if matches!(field(3)?, "Z" | "X") && field(20)?.parse::<u32>().ok()? <= 1 {
             return None;
         }
-        let start_time = fields.nth(18)?.parse().ok()?;
+        let start_time = field(22)?.parse().ok()?;
         Some(Self { pid: Pid::from_raw(pid), start_time })
     }
 

@@ -249,7 +249,7 @@ impl Lab {
 
     /// Keeps the logs for a person to read, and says where.
     pub(super) fn keep_logs(&self) -> Result<PathBuf> {
-        let place = crate::cache_dir()?.join("cluster-last-failure");
+        let place = crate::cache_dir()?.join("cluster-last-run");
         let _ = fs::remove_dir_all(&place);
         copy_tree(&self.state.path().join("log"), &place)?;
         let journal = self.state.path().join("journal");
