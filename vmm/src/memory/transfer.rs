@@ -89,7 +89,8 @@ impl GuestRam {
         // SAFETY: an all-zero msghdr is a valid one that names nothing.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         message.msg_iov = parts.as_mut_ptr();
-        message.msg_iovlen = parts.len();
+        // At most RANGES_MAX; glibc and musl disagree about the field's type.
+        message.msg_iovlen = parts.len() as _;
         // SAFETY: `parts` outlives the call and is as long as said. Its addresses lie inside the
         // mappings of `self`; the kernel only reads there, and reports what it can't read.
         let sent =
