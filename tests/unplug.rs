@@ -265,6 +265,8 @@ fn a_touch_of_poison_is_a_machine_check_and_not_the_end() -> Result<()> {
         event.event == "MEMORY_FAILURE" && event.data["flags"]["action-required"] == true
     };
     let mut failures = 0;
+    let checks = vm.lines().into_iter().filter(|line| about(line, "#MC", "addr", bad.0)).count();
+    assert!(checks <= 3, "the guest knows by now: {checks} machine checks");
     while let Some(event) = qmp.next_event(Duration::from_millis(50))? {
         failures += u32::from(touched(&event));
     }
@@ -289,6 +291,7 @@ fn poison_in_the_working_set_costs_that_page_only() -> Result<()> {
     }
     for page in pages {
         vm.wait_line(|line| about(line, "#MC", "addr", page.0), SOON)?;
+        vm.wait_line(|line| about(line, "lost page", "page", page.0), SOON)?;
     }
     lives(&vm)
 }

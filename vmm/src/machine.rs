@@ -14,8 +14,8 @@ use crate::devices::virtio::mem::device::SizeError;
 use crate::devices::virtio::{MmioTransport, VirtioMem};
 use crate::lock;
 use crate::memory::layout;
-use crate::memory::mapping::GuestRam;
-use crate::poison::{Kind, MachineCheck, Poison};
+use crate::memory::mapping::{GuestRam, RamError};
+use crate::poison::{Kind, MachineCheck, Poison, list};
 use crate::vcpu::Death;
 use crate::vm::{Ending, Lifecycle};
 
@@ -66,10 +66,10 @@ struct MemoryDevice {
 /// What an access of the guest led to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Access {
-    /// A device, or nothing, answered.
+    /// A device answered, or nothing did, or memory after all.
     Done,
-    /// There is RAM at this address: KVM should have completed it.
-    Ram,
+    /// There is memory at this address, but this page of it is lost.
+    Poisoned(Gpa),
 }
 
 /// Who was hit by bad memory, and what is done about it. QEMU, `qapi/run-state.json`,
@@ -185,6 +185,14 @@ impl Machine {
         Ok(())
     }
 
+    /// Keeps the guest from plugging and unplugging, or allows it again. Who waits for it notices.
+    pub fn freeze(&self, frozen: bool) {
+        if let Some(device) = &self.virtio_mem {
+            lock(&device.transport).device_mut().freeze(frozen);
+            device.changed.notify_all();
+        }
+    }
+
     /// Sends an event to whoever listens.
     pub fn emit(&self, event: &str, data: serde_json::Value) {
         tracing::debug!("{event} {data}");
@@ -211,23 +219,28 @@ impl Machine {
             self.own_memory_hit(hva);
             return;
         };
-        tracing::warn!("memory error: guest page {} is lost", gpa.page());
         let len = 1 << lsb.clamp(12, 21);
         let start = Gpa(gpa.0 & !(len - 1));
         let mut news = false;
-        for page in crate::poison::list::pages(start, len) {
+        for page in list::pages(start, len) {
             // The kernel has unmapped it: the frame can't be looked up any more.
             news |= self.poison.note_lost(page, None);
         }
-        let (mut action, check) =
-            ("ignore", MachineCheck { kind: Kind::ActionOptional, gpa: start, lsb });
-        if news && self.is_populated(gpa) && self.poison.list().tell(gpa.page()) {
-            self.poison.tell(check);
-            action = "inject";
+        if !news {
+            return;
+        }
+        tracing::warn!("memory error: guest page {} is lost", gpa.page());
+        let told = self.is_populated(gpa);
+        if told {
+            self.poison.list().tell(gpa.page());
+            self.poison.tell(MachineCheck { kind: Kind::ActionOptional, gpa: start, lsb });
+        } else {
+            // Nobody uses it, and nobody shall.
+            self.poison.list().hold(start, len);
         }
         self.emit_failure(MemoryFailure {
             guest: true,
-            action,
+            action: if told { "inject" } else { "ignore" },
             action_required: false,
             recursive: false,
             gpa: Some(gpa.page()),
@@ -314,10 +327,14 @@ impl Machine {
     /// The guest writes to a port. True if that resets the machine.
     #[must_use]
     pub fn port_write(&self, port: u16, data: &[u8]) -> bool {
-        if let (Some(offset), [value]) = (serial_offset(port), data)
-            && self.serial().write(offset, *value)
-        {
-            self.pulse(layout::SERIAL_IRQ);
+        if let Some(offset) = serial_offset(port) {
+            let mut serial = self.serial();
+            // More than one byte come from a string instruction: all for the same register.
+            let interrupts = data.iter().filter(|value| serial.write(offset, **value)).count();
+            drop(serial);
+            if interrupts > 0 {
+                self.pulse(layout::SERIAL_IRQ);
+            }
         }
         port == RESET_PORT && data == [RESET_COMMAND]
     }
@@ -333,20 +350,22 @@ impl Machine {
         }
     }
 
-    /// The guest reads from an address KVM has no memory for.
+    /// The guest reads from an address KVM did not complete the access to.
     pub fn mmio_read(&self, gpa: Gpa, data: &mut [u8]) -> Access {
         data.fill(0xff);
         match (mmio_offset(gpa), self.virtio_mem()) {
-            (Some(offset), Some(transport)) => transport.read(offset, data),
-            _ => return self.missed(gpa),
+            (Some(offset), Some(transport)) => {
+                transport.read(offset, data);
+                Access::Done
+            }
+            _ => memory_access(self.ram().read(gpa, data)),
         }
-        Access::Done
     }
 
-    /// The guest writes to an address KVM has no memory for.
+    /// The guest writes to an address KVM did not complete the access to.
     pub fn mmio_write(&self, gpa: Gpa, data: &[u8]) -> Access {
         let (Some(offset), Some(mut transport)) = (mmio_offset(gpa), self.virtio_mem()) else {
-            return self.missed(gpa);
+            return memory_access(self.ram().write(gpa, data));
         };
         let before = transport.device().blocks().plugged_size();
         let effect = transport.write(offset, data, self.ram());
@@ -376,10 +395,6 @@ impl Machine {
         }
     }
 
-    fn missed(&self, gpa: Gpa) -> Access {
-        if self.ram().hva_of(gpa, 1).is_some() { Access::Ram } else { Access::Done }
-    }
-
     /// Raises and lowers an interrupt line: edge-triggered, as ISA lines are.
     pub fn pulse(&self, irq: u32) {
         if self.parts.irqchip {
@@ -389,6 +404,15 @@ impl Machine {
                 tracing::warn!("interrupt line {irq}: {error}");
             }
         }
+    }
+}
+
+/// KVM asks for help with memory where it can't say "poison" (an emulating KVM does so), and perhaps
+/// where it was short of memory itself. A system call knows which.
+fn memory_access(result: Result<(), RamError>) -> Access {
+    match result {
+        Ok(()) | Err(RamError::OutOfRange) => Access::Done,
+        Err(RamError::Poisoned(page)) => Access::Poisoned(page),
     }
 }
 

@@ -92,8 +92,8 @@ enum Exit {
     Handled,
     /// A signal or `immediate_exit`.
     Interrupted,
-    /// The guest touched memory at a RAM address, yet KVM asked for help.
-    Suspect(Gpa),
+    /// The guest touched this lost page. `again`: the instruction will be executed once more.
+    Touched { page: Gpa, again: bool },
     /// The guest is over.
     Dead(Death),
 }
@@ -200,7 +200,7 @@ impl Vcpu {
             self.fd.set_kvm_immediate_exit(0);
             match exit {
                 Exit::Handled => {}
-                Exit::Suspect(gpa) => self.suspect(gpa),
+                Exit::Touched { page, again } => self.touched(page, 12, again),
                 Exit::Interrupted | Exit::Dead(_) => break,
             }
         }
@@ -231,7 +231,7 @@ impl Vcpu {
             match self.enter() {
                 Exit::Handled => {}
                 Exit::Interrupted => self.hits(),
-                Exit::Suspect(gpa) => self.suspect(gpa),
+                Exit::Touched { page, again } => self.touched(page, 12, again),
                 Exit::Dead(death) => self.die(death),
             }
         }
@@ -280,14 +280,24 @@ impl Vcpu {
             }
             Ok(VcpuExit::IoIn(port, data)) => machine.port_read(port, data),
             Ok(VcpuExit::MmioRead(address, data)) => {
-                if machine.mmio_read(Gpa(address), data) == Access::Ram {
-                    return Exit::Suspect(Gpa(address));
+                if let Access::Poisoned(page) = machine.mmio_read(Gpa(address), data) {
+                    return Exit::Touched { page, again: false };
                 }
             }
             Ok(VcpuExit::MmioWrite(address, data)) => {
-                if machine.mmio_write(Gpa(address), data) == Access::Ram {
-                    return Exit::Suspect(Gpa(address));
+                if let Access::Poisoned(page) = machine.mmio_write(Gpa(address), data) {
+                    return Exit::Touched { page, again: false };
                 }
+            }
+            Ok(VcpuExit::MemoryFault { gpa, .. }) => {
+                let page = Gpa(gpa).page();
+                return if signal::required_pending() {
+                    Exit::Interrupted
+                } else if machine.ram().probe(page) {
+                    Exit::Touched { page, again: true }
+                } else {
+                    Exit::Dead(Death::Internal(format!("KVM could not map {page}")))
+                };
             }
             Ok(VcpuExit::Hlt) => {
                 // Only without an interrupt controller in KVM: nothing can wake it, but a machine
@@ -307,14 +317,9 @@ impl Vcpu {
             }
             Err(error) => match error.errno() {
                 libc::EINTR | libc::EAGAIN => return Exit::Interrupted,
-                // Some kernels report poison this way, with or without a signal.
-                libc::EFAULT | libc::EHWPOISON => {
-                    let pending = signal::required_pending();
-                    return if pending {
-                        Exit::Interrupted
-                    } else {
-                        Exit::Dead(Death::Internal(format!("KVM_RUN: {error}")))
-                    };
+                // How some kernels report what they have sent SIGBUS for.
+                libc::EFAULT | libc::EHWPOISON if signal::required_pending() => {
+                    return Exit::Interrupted;
                 }
                 _ => return Exit::Dead(Death::Internal(format!("KVM_RUN: {error}"))),
             },
@@ -329,16 +334,6 @@ impl Vcpu {
                 Some(gpa) => self.touched(gpa, hit.lsb, true),
                 None => self.machine.own_memory_hit(hit.hva),
             }
-        }
-    }
-
-    /// Where KVM has no way to say "poison", a touch of it looks like one of a device: ask the
-    /// kernel whether the page is readable.
-    fn suspect(&mut self, gpa: Gpa) {
-        if self.machine.ram().probe(gpa) {
-            self.touched(gpa, 12, false);
-        } else {
-            tracing::warn!("an access to RAM at {gpa} was not completed by KVM");
         }
     }
 

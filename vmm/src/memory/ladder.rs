@@ -27,8 +27,8 @@ use crate::machine::{Machine, MemoryFailure};
 use crate::poison::{Kind, list, vmce};
 use crate::vm::Vm;
 
-/// Longest range in one request, in bytes.
-pub const SIZE_MAX: u64 = 1 << 30;
+/// Longest range in one request, in bytes. A row of a memory module is less.
+pub const SIZE_MAX: u64 = 64 << 20;
 
 /// Blocks asked for beyond those concerned, from a guest that gives up others.
 const EXTRA_BLOCKS_MAX: u64 = 8;
@@ -36,6 +36,7 @@ const EXTRA_BLOCKS_MAX: u64 = 8;
 /// How long the guest may take to read what it was told before it is asked for the block anyway.
 const TELL_MAX: Duration = Duration::from_secs(1);
 
+const MIGRATING: &str = "a migration is under way; blocks can't change hands now";
 const NO_DEVICE: &str = "no memory device has this range";
 
 /// A request to take memory out of the guest's use.
@@ -53,7 +54,7 @@ pub struct Request {
 
 /// The range is not one this guest could be asked for. That is the caller's mistake, not a refusal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{size} bytes at {gpa} are not inside one region of guest memory, or more than 1 GiB")]
+#[error("{size} bytes at {gpa} are not inside one region of guest memory, or more than 64 MiB")]
 pub struct NoSuchRange {
     /// First byte.
     pub gpa: Gpa,
@@ -160,13 +161,15 @@ fn evict(vm: &Vm, request: Request, deadline: Instant) -> Decision {
             }
             lowered = Some(size);
         }
-        if Instant::now() >= deadline || vm.state() != RunState::Running {
+        let stopped = transport.device().is_frozen() || vm.state() != RunState::Running;
+        if stopped || Instant::now() >= deadline {
             break;
         }
         transport = machine.wait_virtio_mem(transport, deadline);
     }
 
     let unplugged = wanted.is_unplugged(transport.device());
+    let frozen = transport.device().is_frozen();
     // Not beyond what there is without bad blocks: the guest could never reach it.
     let again = before.min(transport.device().healthy_size());
     // Somebody may have asked for another size meanwhile; that stays.
@@ -176,6 +179,9 @@ fn evict(vm: &Vm, request: Request, deadline: Instant) -> Decision {
         tracing::warn!("the guest gets no healthy memory in exchange: {error}");
     }
     drop(transport);
+    if !unplugged && frozen {
+        return refused(MIGRATING);
+    }
     if !unplugged {
         let unread = if told { "" } else { ", nor read the machine check" };
         let within = request.timeout.as_millis();
@@ -209,6 +215,9 @@ impl Wanted {
 fn find(vm: &Vm, request: Request) -> Result<Wanted, Decision> {
     let machine = vm.machine();
     let transport = machine.virtio_mem().ok_or_else(|| refused(NO_DEVICE))?;
+    if vm.state() == RunState::Inmigrate {
+        return Err(refused("the guest has not arrived yet"));
+    }
     let blocks = transport.device().blocks();
     let numbers = blocks.touched(request.gpa, request.size).ok_or_else(|| refused(NO_DEVICE))?;
     let gpas = numbers.clone().map(|number| blocks.gpa(number)).collect();
@@ -220,7 +229,7 @@ fn find(vm: &Vm, request: Request) -> Result<Wanted, Decision> {
         return Err((RetireOutcome::Unplugged, detail, wanted.gpas));
     }
     if transport.device().is_frozen() {
-        return Err(refused("a migration is under way; blocks can't change hands now"));
+        return Err(refused(MIGRATING));
     }
     if !transport.is_driven() {
         return Err(refused("the guest has no driver for its memory device"));

@@ -73,19 +73,17 @@ impl Source for Vm {
     }
 
     fn dirty_log_start(&self) -> VmResult<()> {
-        // The blocks must not change hands while they travel.
-        if let Some(mut transport) = self.machine().virtio_mem() {
-            transport.device_mut().freeze(true);
-        }
+        // The blocks must not change hands while they travel. A ladder that is being climbed is left
+        // at once, and what it asked of the guest is taken back before the state is saved.
+        self.machine().freeze(true);
+        drop(self.ladder());
         slots::log_dirty(self.machine().vm(), self.machine().ram(), true)?;
         self.machine().emit("MIGRATION", json!({ "status": "active" }));
         Ok(())
     }
 
     fn dirty_log_stop(&self) -> VmResult<()> {
-        if let Some(mut transport) = self.machine().virtio_mem() {
-            transport.device_mut().freeze(false);
-        }
+        self.machine().freeze(false);
         Ok(slots::log_dirty(self.machine().vm(), self.machine().ram(), false)?)
     }
 

@@ -283,6 +283,7 @@ fn set_high(register: &mut u64, value: u32) {
 mod tests {
     use super::super::queue::tests::{AVAIL, DESC, Driver, SIZE, USED};
     use super::*;
+    use proptest::prelude::*;
 
     /// Answers each request with its first byte plus one.
     struct Increment;
@@ -298,7 +299,9 @@ mod tests {
         fn handle(&mut self, chain: &Chain, ram: &GuestRam) -> Result<u32, QueueError> {
             let mut byte = [0];
             chain.read(ram, &mut byte)?;
-            chain.write(ram, &[byte[0] + 1])?.ok_or(QueueError::Driver("no room for the answer"))
+            chain
+                .write(ram, &[byte[0].wrapping_add(1)])?
+                .ok_or(QueueError::Driver("no room for the answer"))
         }
     }
 
@@ -383,5 +386,28 @@ mod tests {
         assert_eq!(config, [2, 3, 0, 0, 0, 0, 0, 0]);
         transport.read(0xffff_ffff_ffff_ffff, &mut config);
         assert_eq!(config, [0; 8]);
+    }
+
+    proptest! {
+        /// Whatever a driver writes into the registers and its queue, the device answers in bounded
+        /// time, and a reset gets it back.
+        #[test]
+        fn any_driver_is_survived(
+            memory in prop::collection::vec(any::<u8>(), 0x2100),
+            writes in prop::collection::vec((0u64..0x120, any::<u32>(), any::<bool>()), 0..200),
+        ) {
+            let driver = Driver::new(&[]);
+            driver.ram.write(Gpa(DESC), &memory).expect("inside");
+            let mut transport = started(&driver);
+            for (offset, value, small) in writes {
+                let value = if small { value % 0x4000 } else { value };
+                let _ = transport.write(offset, &value.to_le_bytes(), &driver.ram);
+                let _ = transport.write(0x50, &[0; 4], &driver.ram);
+                transport.read(offset, &mut [0; 8]);
+                prop_assert!(!transport.registers.queue.ready || transport.registers.queue.is_valid(QUEUE_SIZE_MAX));
+            }
+            set(&mut transport, &driver, 0x70, 0);
+            prop_assert_eq!((get(&transport, 0x70), get(&transport, 0x44)), (0, 0));
+        }
     }
 }
