@@ -9,13 +9,15 @@
 //! | 0 | out of use | `Offlined` |
 //! | `EHWPOISON` | was marked before | `AlreadyOffline`, see below |
 //! | `EBUSY`, `EAGAIN`, `ENOMEM` | in use, or no page to move to | asked again, then `Busy` |
+//! | `EIO` to a soft offline | the kernel's own: slab, page table, text | asked again, then `Busy` |
 //! | `ENXIO` | no RAM there | `NoSuchPage` |
 //! | `ENOENT`, `ENODEV`, `EOPNOTSUPP`, `EPERM`, `EACCES`, `EROFS` | can't, or may not | `Unsupported` |
 //! | others | | `Failed` |
 //!
-//! One answer misleads. A hard offline of a page the kernel itself uses says `EBUSY`, but leaves the
+//! Two answers mislead. A hard offline of a page the kernel itself uses says `EBUSY`, but leaves the
 //! page marked, so the next attempt says `EHWPOISON` although nothing was freed. After an `EBUSY`,
-//! `EHWPOISON` therefore counts as one more `EBUSY`.
+//! `EHWPOISON` therefore counts as one more `EBUSY`. And a soft offline of a page that is marked says
+//! 0, as if it had just been done: the mark is looked up before the question.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -40,6 +42,12 @@ pub trait Kernel: Send {
     /// # Errors
     /// The kernel's answer.
     fn read(&self, path: &Path) -> io::Result<String>;
+
+    /// The 64-bit word at `index` of a file of such words.
+    ///
+    /// # Errors
+    /// The kernel's answer; `UnexpectedEof` past the end.
+    fn word(&self, path: &Path, index: u64) -> io::Result<u64>;
 }
 
 /// The kernel we run on.
@@ -57,6 +65,14 @@ impl Kernel for ThisKernel {
     fn read(&self, path: &Path) -> io::Result<String> {
         std::fs::read_to_string(path)
     }
+
+    fn word(&self, path: &Path, index: u64) -> io::Result<u64> {
+        use std::os::unix::fs::FileExt;
+        let mut word = [0; 8];
+        let offset = index.checked_mul(8).ok_or(io::ErrorKind::UnexpectedEof)?;
+        std::fs::File::open(path)?.read_exact_at(&mut word, offset)?;
+        Ok(u64::from_ne_bytes(word))
+    }
 }
 
 /// The host's pages.
@@ -64,6 +80,7 @@ pub struct HostPages {
     kernel: Box<dyn Kernel>,
     memory: PathBuf,
     soft_offline_switch: PathBuf,
+    page_flags: PathBuf,
     limits: Offline,
     stop: Stop,
 }
@@ -91,6 +108,7 @@ impl HostPages {
             kernel,
             memory: config.paths.sysfs.join("devices/system/memory"),
             soft_offline_switch: config.paths.proc.join("sys/vm/enable_soft_offline"),
+            page_flags: config.paths.proc.join("kpageflags"),
             limits: config.offline.clone(),
             stop,
         }
@@ -137,6 +155,9 @@ impl HostPages {
             OfflineMode::Soft => "soft_offline_page",
             OfflineMode::Hard => "hard_offline_page",
         };
+        if how == OfflineMode::Soft && self.is_marked(pfn) {
+            return Answer::Final(HostOutcome::AlreadyOffline);
+        }
         let path = self.memory.join(name);
         let Some(answer) = self.kernel.write(&path, &format!("{}\n", pfn.addr())).err() else {
             return Answer::Final(HostOutcome::Offlined);
@@ -145,6 +166,7 @@ impl HostPages {
         let path = path.display();
         match answer.raw_os_error().map(Errno::from_raw) {
             Some(Errno::EBUSY | Errno::EAGAIN | Errno::ENOMEM | Errno::EINTR) => Answer::TryAgain,
+            Some(Errno::EIO) if how == OfflineMode::Soft => Answer::TryAgain,
             Some(Errno::EHWPOISON) => Answer::Final(HostOutcome::AlreadyOffline),
             Some(Errno::ENXIO) => Answer::Final(HostOutcome::NoSuchPage),
             Some(Errno::ENOENT | Errno::ENODEV) => unsupported(format!(
@@ -167,6 +189,13 @@ impl HostPages {
         }
     }
 
+    /// Whether the kernel has marked the page as poisoned: `KPF_HWPOISON`, Linux
+    /// `Documentation/admin-guide/mm/pagemap.rst`. False where it can't be known; then it is asked.
+    fn is_marked(&self, pfn: Pfn) -> bool {
+        const KPF_HWPOISON: u64 = 1 << 19;
+        self.kernel.word(&self.page_flags, pfn.0).is_ok_and(|flags| flags & KPF_HWPOISON != 0)
+    }
+
     fn soft_is_switched_off(&self) -> bool {
         self.kernel.read(&self.soft_offline_switch).is_ok_and(|text| text.trim() == "0")
     }
@@ -184,6 +213,7 @@ mod tests {
         answers: Arc<Mutex<VecDeque<Errno>>>,
         written: Arc<Mutex<Vec<(String, String)>>>,
         switch: Option<&'static str>,
+        flags: Option<u64>,
     }
 
     impl Kernel for Scripted {
@@ -197,6 +227,11 @@ mod tests {
         }
         fn read(&self, _: &Path) -> io::Result<String> {
             self.switch.map(str::to_owned).ok_or_else(|| Errno::ENOENT.into())
+        }
+        fn word(&self, path: &Path, index: u64) -> io::Result<u64> {
+            assert_eq!(path, Path::new("/proc/kpageflags"));
+            assert!(self.flags.is_none() || index == 0x1234);
+            self.flags.ok_or_else(|| Errno::ENOENT.into())
         }
     }
 
@@ -223,16 +258,32 @@ mod tests {
         check(Soft, &[Errno::ENXIO], &HostOutcome::NoSuchPage, 1);
         check(Soft, &[Errno::EBUSY, Errno::EAGAIN], &HostOutcome::Offlined, 3);
         check(Soft, &[Errno::EBUSY; 9], &HostOutcome::Busy { attempts: 5 }, 5);
+        check(Soft, &[Errno::EIO; 9], &HostOutcome::Busy { attempts: 5 }, 5);
         check(
-            Soft,
+            Hard,
             &[Errno::EIO],
             &HostOutcome::Failed {
-                detail: "writing /sys/devices/system/memory/soft_offline_page: \
+                detail: "writing /sys/devices/system/memory/hard_offline_page: \
                          Input/output error (os error 5)"
                     .into(),
             },
             1,
         );
+    }
+
+    #[test]
+    fn a_soft_offline_of_a_marked_page_is_not_asked_for_since_the_answer_would_mislead() {
+        let anonymous = 0x20_5018;
+        for (flags, expect, asked) in [
+            (Some(anonymous | 1 << 19), HostOutcome::AlreadyOffline, 0),
+            (Some(anonymous), HostOutcome::Offlined, 1),
+            (None, HostOutcome::Offlined, 1),
+        ] {
+            let kernel = Scripted { flags, ..Scripted::default() };
+            let pages = HostPages::new(&quick(), Box::new(kernel.clone()), Stop::default());
+            assert_eq!(pages.offline(Pfn(0x1234), OfflineMode::Soft).outcome, expect);
+            assert_eq!(kernel.written.lock().unwrap().len(), asked);
+        }
     }
 
     #[test]
