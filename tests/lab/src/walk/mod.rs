@@ -198,6 +198,11 @@ fn while_rasd_is_dead(
         traced::wait(machine, unseen, number)?;
     }
     start_rasd(story, machine)?;
+    let gap = status(machine)?.gap.pages;
+    story.check(
+        "it sees that the pages retired before are still out of use",
+        expect(gap == 0, || format!("it counts {gap} that were not")),
+    );
     condemned(story, machine, unseen, before)
 }
 
