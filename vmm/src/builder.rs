@@ -5,8 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use ras_core::CpuVendor;
 use ras_qmp::Events;
 
 use crate::boot::{self, BootError};
@@ -91,7 +91,7 @@ pub fn build(config: &Config, events: Events) -> Result<Vm, BuildError> {
     // Before the interrupt controllers: with them, KVM waits for a second grace period.
     slots::map(&vm, &ram, RegionKind::Ram).map_err(kvm("giving memory to the guest"))?;
     let irqchip = equip(&vm);
-    let (fd, vendor) = create_vcpu(&kvm_fd, &vm)?;
+    let (fd, cpuid) = create_vcpu(&kvm_fd, &vm)?;
 
     let incoming = matches!(config.start, Start::Incoming(_));
     let lifecycle = Lifecycle::new(incoming).map_err(io("creating an eventfd"))?;
@@ -119,7 +119,7 @@ pub fn build(config: &Config, events: Events) -> Result<Vm, BuildError> {
     };
     let serial = Serial::new(open_serial(&config.serial)?);
     let machine = Arc::new(Machine::new(parts, virtio_mem, serial, poison, lifecycle));
-    let vcpu = Vcpu::new(fd, Arc::clone(&machine), vendor);
+    let vcpu = Vcpu::new(fd, Arc::clone(&machine), cpuid);
     if let Some(entry) = entry {
         vcpu.set_boot_registers(entry).map_err(kvm("setting the boot registers"))?;
     }
@@ -163,12 +163,12 @@ fn equip(vm: &VmFd) -> bool {
     irqchip.is_ok()
 }
 
-fn create_vcpu(kvm_fd: &Kvm, vm: &VmFd) -> Result<(VcpuFd, CpuVendor), BuildError> {
+fn create_vcpu(kvm_fd: &Kvm, vm: &VmFd) -> Result<(VcpuFd, CpuId), BuildError> {
     let vcpu = vm.create_vcpu(0).map_err(kvm("creating a vCPU"))?;
     let mut cpuid = kvm_fd
         .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
         .map_err(kvm("reading the supported CPUID"))?;
-    let vendor = cpuid::filter(&mut cpuid);
+    cpuid::filter(&mut cpuid);
     vcpu.set_cpuid2(&cpuid).map_err(kvm("setting CPUID"))?;
     let supported = mce::supported(kvm_fd).map_err(io("asking for machine-check support"))?;
     let cap = mce::McgCap::new()
@@ -176,7 +176,7 @@ fn create_vcpu(kvm_fd: &Kvm, vm: &VmFd) -> Result<(VcpuFd, CpuVendor), BuildErro
         .with_ctl_p(supported.ctl_p())
         .with_ser_p(supported.ser_p());
     mce::setup(&vcpu, cap).map_err(io("giving the vCPU machine-check banks"))?;
-    Ok((vcpu, vendor))
+    Ok((vcpu, cpuid))
 }
 
 fn regions(config: &Config) -> Vec<RegionConfig> {

@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 
-use kvm_bindings::{kvm_dtable, kvm_segment};
+use kvm_bindings::{CpuId, kvm_cpuid_entry2, kvm_dtable, kvm_segment};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use ras_core::{CpuVendor, Gpa};
 
+use crate::kvm::cpuid;
 use crate::kvm::mce::{self, McgStatus, MciStatus};
 use crate::kvm::state::{self, StateError, VcpuState};
 use crate::lock;
@@ -40,6 +41,7 @@ pub struct Vcpu {
     fd: VcpuFd,
     machine: Arc<Machine>,
     shared: Arc<Shared>,
+    cpuid: CpuId,
     vendor: CpuVendor,
     /// Instruction pointer and number of the last touches of bad memory.
     touches: (u64, u32),
@@ -112,11 +114,12 @@ pub enum Death {
 }
 
 impl Vcpu {
-    /// A vCPU over a configured fd.
+    /// A vCPU over a configured fd, whose guest is told `cpuid`.
     #[must_use]
-    pub fn new(fd: VcpuFd, machine: Arc<Machine>, vendor: CpuVendor) -> Self {
+    pub fn new(fd: VcpuFd, machine: Arc<Machine>, cpuid: CpuId) -> Self {
         let shared = Arc::new(Shared { control: Mutex::default(), changed: Condvar::new() });
-        Self { fd, machine, shared, vendor, touches: (0, 0) }
+        let vendor = cpuid::vendor(&cpuid);
+        Self { fd, machine, shared, cpuid, vendor, touches: (0, 0) }
     }
 
     /// Sets the registers of the PVH boot protocol: 32-bit protected mode with flat segments,
@@ -181,6 +184,27 @@ impl Vcpu {
     /// See [`VcpuState::save`].
     pub fn save(&self) -> Result<VcpuState, StateError> {
         VcpuState::save(&self.fd, self.machine.msr_indices())
+    }
+
+    /// What the guest is told about its processor.
+    #[must_use]
+    pub fn cpuid(&self) -> &[kvm_cpuid_entry2] {
+        self.cpuid.as_slice()
+    }
+
+    /// Tells a guest that comes from elsewhere what it was told there. Call before it ever ran here.
+    ///
+    /// # Errors
+    /// This host lacks features it was told of: the leaves that have them.
+    pub fn take_cpuid(&mut self, entries: &[kvm_cpuid_entry2]) -> Result<(), Vec<u32>> {
+        let missing = cpuid::missing(entries, self.cpuid());
+        if !missing.is_empty() {
+            return Err(missing);
+        }
+        let cpuid = CpuId::from_entries(entries).map_err(|_| Vec::new())?;
+        self.fd.set_cpuid2(&cpuid).map_err(|_| Vec::new())?;
+        self.cpuid = cpuid;
+        Ok(())
     }
 
     /// Writes the vCPU's state. Answers the model-specific registers that were refused.

@@ -300,8 +300,12 @@ impl Vm {
         });
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let signals = SignalFd::with_flags(&ending_signals(), flags)?;
-        let mut retry = RETRY_MIN;
+        let (mut retry, mut lost) = (RETRY_MIN, 0);
         loop {
+            if lost < signal::lost() {
+                lost = signal::lost();
+                tracing::error!("memory errors come too fast: {lost} so far were not looked at");
+            }
             for hit in signal::take_optional() {
                 self.machine.early_notice(hit.hva, hit.lsb);
             }

@@ -1,6 +1,6 @@
 //! What the guest is told about its processor: what KVM supports, with machine checks made usable.
 
-use kvm_bindings::CpuId;
+use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 use ras_core::CpuVendor;
 
 /// Leaf 1, EDX: machine check exception and machine check architecture.
@@ -10,8 +10,8 @@ const MCE_AND_MCA: u32 = 1 << 7 | 1 << 14;
 /// them Linux panics on any uncorrected error, and KVM reports 0 where its own host is emulated.
 const OVERFLOW_RECOV_AND_SUCCOR: u32 = 1 << 0 | 1 << 1;
 
-/// Adapts what KVM supports to the one vCPU of a guest; returns the vendor the guest sees.
-pub fn filter(cpuid: &mut CpuId) -> CpuVendor {
+/// Adapts what KVM supports to the one vCPU of a guest.
+pub fn filter(cpuid: &mut CpuId) {
     let vendor = vendor(cpuid);
     for entry in cpuid.as_mut_slice() {
         match entry.function {
@@ -28,7 +28,6 @@ pub fn filter(cpuid: &mut CpuId) -> CpuVendor {
             _ => {}
         }
     }
-    vendor
 }
 
 /// The vendor of leaf 0.
@@ -50,10 +49,57 @@ pub fn vendor(cpuid: &CpuId) -> CpuVendor {
     }
 }
 
+/// Leaves of feature bits, as (leaf, subleaf, registers whose bits are features). SDM vol. 2A, CPUID;
+/// APM vol. 3, appendix E.
+const FEATURES: &[(u32, u32, &[Register])] = &[
+    (1, 0, &[Register::Ecx, Register::Edx]),
+    (7, 0, &[Register::Ebx, Register::Ecx, Register::Edx]),
+    (7, 1, &[Register::Eax]),
+    (0xd, 0, &[Register::Eax, Register::Edx]),
+    (0xd, 1, &[Register::Eax]),
+    (0x8000_0001, 0, &[Register::Ecx, Register::Edx]),
+    (0x8000_0007, 0, &[Register::Ebx, Register::Edx]),
+    (0x8000_0008, 0, &[Register::Ebx]),
+];
+
+#[derive(Clone, Copy)]
+enum Register {
+    Eax,
+    Ebx,
+    Ecx,
+    Edx,
+}
+
+impl Register {
+    fn of(self, entry: &kvm_cpuid_entry2) -> u32 {
+        match self {
+            Self::Eax => entry.eax,
+            Self::Ebx => entry.ebx,
+            Self::Ecx => entry.ecx,
+            Self::Edx => entry.edx,
+        }
+    }
+}
+
+/// Leaves in which a guest that was told `wanted` would miss features where it is told `offered`.
+#[must_use]
+pub fn missing(wanted: &[kvm_cpuid_entry2], offered: &[kvm_cpuid_entry2]) -> Vec<u32> {
+    let bits = |entries: &[kvm_cpuid_entry2], leaf, subleaf, register: Register| {
+        let found = entries.iter().find(|entry| entry.function == leaf && entry.index == subleaf);
+        found.map_or(0, |entry| register.of(entry))
+    };
+    let lacks = |&&(leaf, subleaf, registers): &&(u32, u32, &[Register])| {
+        let registers: &[Register] = registers;
+        registers.iter().any(|register| {
+            bits(wanted, leaf, subleaf, *register) & !bits(offered, leaf, subleaf, *register) != 0
+        })
+    };
+    FEATURES.iter().filter(lacks).map(|(leaf, ..)| *leaf).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kvm_bindings::kvm_cpuid_entry2;
 
     #[test]
     fn amd_guests_can_recover() {
@@ -68,10 +114,21 @@ mod tests {
             kvm_cpuid_entry2 { function: 0x8000_0007, ..Default::default() },
         ])
         .expect("three entries fit");
-        assert_eq!(filter(&mut cpuid), CpuVendor::Amd);
+        filter(&mut cpuid);
+        assert_eq!(vendor(&cpuid), CpuVendor::Amd);
         let leaves = cpuid.as_slice();
         assert_eq!(leaves[1].ebx, 0x0001_0800, "APIC ID 0, one processor");
         assert_eq!(leaves[1].edx & 1 << 7, 1 << 7);
         assert_eq!(leaves[2].ebx, 3);
+    }
+
+    #[test]
+    fn a_guest_misses_what_it_was_told_and_no_more() {
+        let leaf = |function, ecx| kvm_cpuid_entry2 { function, ecx, ..Default::default() };
+        let small = [leaf(1, 0b01), leaf(0x8000_0001, 0b11)];
+        let large = [leaf(1, 0b11), leaf(0x8000_0001, 0b11)];
+        assert_eq!(missing(&small, &large), [] as [u32; 0]);
+        assert_eq!(missing(&large, &small), [1]);
+        assert_eq!(missing(&large, &[]), [1, 0x8000_0001]);
     }
 }

@@ -1,7 +1,7 @@
 //! The machine as migrations see it: what it answers, and its state as bytes.
 
-use kvm_bindings::kvm_clock_data;
-use ras_core::{CpuVendor, Gpa};
+use kvm_bindings::{CpuId, kvm_clock_data, kvm_cpuid_entry2};
+use ras_core::Gpa;
 use ras_qmp::RunState;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -9,8 +9,8 @@ use serde_json::json;
 use super::{Vm, WrongState};
 use crate::devices::legacy::serial;
 use crate::devices::virtio::{mem, mmio};
-use crate::kvm::slots;
 use crate::kvm::state::{IrqchipState, VcpuState};
+use crate::kvm::{cpuid, slots};
 use crate::lock;
 use crate::memory::mapping::{DirtyBitmap, GuestRam, RegionKind};
 use crate::migrate::{Destination, Source, VmResult};
@@ -26,7 +26,8 @@ struct Saved {
     version: u32,
     /// The guest ran when the migration began.
     running: bool,
-    vendor: CpuVendor,
+    /// What the guest was told about its processor; it can't be told otherwise now.
+    cpuid: Vec<kvm_cpuid_entry2>,
     vcpu: VcpuState,
     irqchip: Option<IrqchipState>,
     clock: Option<kvm_clock_data>,
@@ -41,8 +42,10 @@ struct Saved {
 enum Misfit {
     #[error("the state has version {0}, this program reads {VERSION}")]
     Version(u32),
-    #[error("the guest sees a processor of {0:?}, this host has one of {1:?}")]
-    Vendor(CpuVendor, CpuVendor),
+    #[error("the guest was told of processor features this host lacks, in CPUID leaves {0:x?}")]
+    Cpuid(Vec<u32>),
+    #[error("the guest's processor is of another maker than this host's")]
+    Vendor,
     #[error("the memory devices differ")]
     VirtioMem,
     #[error("the vCPU has ended")]
@@ -121,7 +124,7 @@ impl Source for Vm {
         let saved = Saved {
             version: VERSION,
             running: *lock(&self.resume_after_migration),
-            vendor: self.vcpu().vendor(),
+            cpuid: self.vcpu().with(|vcpu| vcpu.cpuid().to_vec()).ok_or(Misfit::NoVcpu)?,
             vcpu: self.vcpu().with(|vcpu| vcpu.save()).ok_or(Misfit::NoVcpu)??,
             irqchip: if machine.has_irqchip() { IrqchipState::save(machine.vm()) } else { None },
             clock: machine.vm().get_clock().ok(),
@@ -154,10 +157,14 @@ impl Destination for Vm {
         if saved.version != VERSION {
             return Err(Misfit::Version(saved.version).into());
         }
-        let (machine, vendor) = (self.machine(), self.vcpu().vendor());
-        if saved.vendor != vendor {
-            return Err(Misfit::Vendor(saved.vendor, vendor).into());
+        let machine = self.machine();
+        let told = CpuId::from_entries(&saved.cpuid).map_err(|_| Misfit::Vendor)?;
+        if cpuid::vendor(&told) != self.vcpu().vendor() {
+            return Err(Misfit::Vendor.into());
         }
+        let cpuid = saved.cpuid;
+        let taken = self.vcpu().with(move |vcpu| vcpu.take_cpuid(&cpuid));
+        taken.ok_or(Misfit::NoVcpu)?.map_err(Misfit::Cpuid)?;
         match (machine.virtio_mem(), saved.virtio_mem) {
             (Some(mut transport), Some((registers, device))) => {
                 if !transport.device_mut().restore(device) {
