@@ -99,7 +99,7 @@ fn package_of(name: &str) -> Result<&'static str> {
         "rasctl" => "rasctl",
         "rasvmm" => "rasvmm",
         "vm" | "ras-landing" => "ras-ocf",
-        "lab-agent" | "page-holder" => "ras-lab",
+        "lab-agent" | "page-holder" | "demo-story" => "ras-lab",
         _ => bail!("this workspace has no program `{name}` for the lab"),
     })
 }

@@ -11,6 +11,7 @@ pub mod artifacts;
 pub mod capability;
 pub mod cluster;
 pub mod demo;
+mod image;
 pub mod initramfs;
 pub mod kernel;
 pub mod machine;

@@ -22,6 +22,8 @@ pub struct Hardware {
     pub initramfs: PathBuf,
     /// The kernel's command line.
     pub command_line: String,
+    /// The processor to emulate.
+    pub processor: Processor,
     /// RAM in MiB.
     pub memory_mib: u32,
     /// An image file that becomes the disk `/dev/vda`.
@@ -29,6 +31,16 @@ pub struct Hardware {
     /// Where the sockets and the console's log go. The path must be short: a socket's name has at
     /// most 107 bytes.
     pub dir: PathBuf,
+}
+
+/// A processor that TCG emulates. None does everything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Processor {
+    /// Machine checks of Intel's kind: SRAO is Intel's, and on AMD's a stock kernel would panic, since
+    /// TCG lacks the SUCCOR feature. It can't virtualise.
+    Intel,
+    /// AMD's virtualisation (SVM) with nested paging, so that there is a `/dev/kvm`.
+    Amd,
 }
 
 /// A running QEMU. It is killed when this is dropped, and dies with the thread that started it.
@@ -125,9 +137,7 @@ fn command(hardware: &Hardware) -> Command {
     };
     command
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-        // Machine checks of Intel's kind: SRAO is Intel's, and on AMD's a stock kernel would panic,
-        // since TCG lacks the SUCCOR feature.
-        .args(["-machine", "q35", "-accel", "tcg", "-cpu", "max,vendor=GenuineIntel"])
+        .args(["-machine", "q35", "-accel", "tcg", "-cpu", hardware.processor.model()])
         .args(["-smp", "1", "-m", &format!("{}M", hardware.memory_mib)])
         .arg("-kernel")
         .arg(&hardware.kernel)
@@ -144,6 +154,16 @@ fn command(hardware: &Hardware) -> Command {
             hardware.disk.display().to_string().replace(',', ",,")
         ));
     command
+}
+
+impl Processor {
+    /// The argument of `-cpu`.
+    const fn model(self) -> &'static str {
+        match self {
+            Self::Intel => "max,vendor=GenuineIntel",
+            Self::Amd => "EPYC-Milan",
+        }
+    }
 }
 
 /// Repeats `attempt` until it works; gives up when the process is gone or the time is over.

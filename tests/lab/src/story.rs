@@ -3,6 +3,8 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 /// Prints a story's steps with the time since its start, and counts what held and what did not.
 #[derive(Debug)]
 pub struct Story {
@@ -13,7 +15,7 @@ pub struct Story {
 }
 
 /// How a story ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Summary {
     /// Steps that held.
     pub passed: u32,

@@ -34,7 +34,8 @@ enum Task {
         #[arg(long)]
         no_labs: bool,
     },
-    /// One memory error, end to end, told as a story. Under a minute after the build.
+    /// One memory error, end to end, told as a story. Under a minute after the build. Without a
+    /// usable /dev/kvm it is told in an emulated machine.
     Demo {
         /// Write the story as one JSON object as well.
         #[arg(long, value_name = "FILE")]
@@ -42,6 +43,9 @@ enum Task {
         /// Show every log line of the programs.
         #[arg(long)]
         verbose: bool,
+        /// Tell it in an emulated machine even if this one has a usable /dev/kvm.
+        #[arg(long)]
+        nested: bool,
     },
     /// One lab by name.
     Lab {
@@ -70,7 +74,7 @@ fn main() -> ExitCode {
             Task::Check => check::run().map(|()| true),
             Task::Tidy => tidy::run().map(|()| true),
             Task::Test { no_labs } => test::run(!no_labs),
-            Task::Demo { json, verbose } => demo::run(json.as_deref(), verbose),
+            Task::Demo { json, verbose, nested } => demo::run(json.as_deref(), verbose, nested),
             Task::Lab { name } => lab::run(name),
             Task::Bench { names, json, runs } => bench::run(&names, json.as_deref(), runs),
         }

@@ -26,6 +26,15 @@ use ras_lab::agent::{Answer, Event, Message, Ran, Request};
 /// Where programs find their service manager.
 const NOTIFY_SOCKET: &str = "/run/notify";
 
+/// What programs are started with. Those of this project that start others find them by it.
+const ENVIRONMENT: [(&str, &str); 5] = [
+    ("PATH", "/bin"),
+    ("NOTIFY_SOCKET", NOTIFY_SOCKET),
+    ("RAS_BIN_DIR", "/bin"),
+    ("RAS_GUEST", "/lib/guest"),
+    ("RAS_CACHE", "/var/cache"),
+];
+
 /// A lab that said nothing for this long is gone: switch off.
 const ABANDONED: Duration = Duration::from_secs(180);
 
@@ -229,11 +238,10 @@ fn mount_at(source: &str, kind: &str, target: &str) -> Result<()> {
 
 fn spawn(command: &[String]) -> Result<Child> {
     let (program, arguments) = command.split_first().context("a command needs a program")?;
-    let environment = HashMap::from([("PATH", "/bin"), ("NOTIFY_SOCKET", NOTIFY_SOCKET)]);
     Command::new(program)
         .args(arguments)
         .env_clear()
-        .envs(environment)
+        .envs(ENVIRONMENT)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -1,4 +1,5 @@
-//! `cargo xtask demo`: one memory error, end to end, on the machine it is run on.
+//! `cargo xtask demo`: one memory error, end to end, on the machine it is run on, or on one that is
+//! emulated for it ([`nested`]).
 //!
 //! ```text
 //!   page of a running guest poisoned (UFFDIO_POISON)      vm1: rasvmm + test guest
@@ -10,6 +11,8 @@
 //! Every line told is read from what the programs did: rasd's answers and log, the guest's serial
 //! line, QMP. Nothing is assumed to have worked.
 
+pub mod nested;
+
 mod daemon;
 mod page;
 
@@ -20,7 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use ras_core::{Evacuation, Gpa, Pfn, RetiredPage};
 use ras_qmp::ras::{MemoryMap, RegionKind};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -29,10 +32,10 @@ use crate::{Story, Summary, artifacts, capability};
 use daemon::Daemon;
 
 /// What the story waits for takes milliseconds; a machine that needs longer than this is stuck.
-const SOON: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The story as data.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Told {
     /// What `rasd` made of the machine check.
     pub decoded: Value,
@@ -57,11 +60,11 @@ pub fn requirements() -> Result<(), String> {
     capability::root()
 }
 
-/// Tells the story. Builds what it needs first.
+/// Tells the story. Builds what it needs first. `patience` is how long each step may take.
 ///
 /// # Errors
 /// A program can't be built or started. What the programs did wrong is a failed step instead.
-pub fn run(verbose: bool) -> Result<(Summary, Told)> {
+pub fn run(verbose: bool, patience: Duration) -> Result<(Summary, Told)> {
     requirements().map_err(anyhow::Error::msg)?;
     for program in ["rasd", "rasctl", "rasvmm"] {
         artifacts::program(program)?;
@@ -71,7 +74,7 @@ pub fn run(verbose: bool) -> Result<(Summary, Told)> {
         .context("a directory for the demo, on a real file system")?;
     let mut story = Story::begin("One memory error goes all the way");
     let mut told = Told::default();
-    let mut tale = Tale { story: &mut story, told: &mut told, dir: dir.path(), verbose };
+    let mut tale = Tale { story: &mut story, told: &mut told, dir: dir.path(), verbose, patience };
     if let Err(error) = tale.tell() {
         story.fail(&format!("the story can't go on: {error:#}"));
     }
@@ -83,6 +86,7 @@ struct Tale<'a> {
     told: &'a mut Told,
     dir: &'a Path,
     verbose: bool,
+    patience: Duration,
 }
 
 /// A page of the guest on its way to ruin.
@@ -112,7 +116,7 @@ impl Tale<'_> {
             ..VmOptions::named("vm1")
         })?;
         let first_byte = |vm: &Vm| vm.first_byte_at().map(|at| at - vm.started_at());
-        let ready = source.wait_ready(SOON)?;
+        let ready = source.wait_ready(self.patience)?;
         self.story.pass(&format!(
             "vm1 runs under rasvmm (PID {}): {} MiB, of which {} MiB can be unplugged; \
              first instruction after {}",
@@ -130,7 +134,7 @@ impl Tale<'_> {
             "a second rasvmm (PID {}) stands for the other host: it waits for arrivals",
             destination.pid()
         ));
-        let tick = source.wait_tick(5, SOON)?;
+        let tick = source.wait_tick(5, self.patience)?;
         self.story.note(&format!("the guest counts and verifies its memory: tick {}", tick.number));
         Ok((source, destination))
     }
@@ -139,7 +143,7 @@ impl Tale<'_> {
         self.story.chapter("The daemon");
         fs::write(self.dir.join("rasd.toml"), self.config())?;
         let rasd = Daemon::start(self.dir, self.verbose)?;
-        let status = rasd.wait_ready(SOON)?;
+        let status = rasd.wait_ready(self.patience)?;
         self.story.pass(&format!(
             "rasd is ready (PID {}), with an empty list; cluster engine: {}, {}",
             rasd.pid(),
@@ -161,10 +165,10 @@ impl Tale<'_> {
         let began = Instant::now();
         rasd.feed(&machine_check(victim.pfn))?;
 
-        let page = rasd.wait_page(victim.pfn, SOON)?;
+        let page = rasd.wait_page(victim.pfn, self.patience)?;
         let concluded = began.elapsed();
-        let fault = rasd.log_line(&["fault diagnosed", &hexadecimal(victim.pfn)], SOON)?;
-        let times = rasd.timings(1, SOON)?;
+        let fault = rasd.log_line(&["fault diagnosed", &hexadecimal(victim.pfn)], self.patience)?;
+        let times = rasd.timings(1, self.patience)?;
         self.story.check(
             &format!("decoded in {}: {}", microseconds(&times, "decode_ns"), said(&fault, "error")),
             holds(page.severity.name() == "srao", || format!("severity is {}", page.severity)),
@@ -213,7 +217,7 @@ impl Tale<'_> {
         let unplug = source.wait_line_from(
             mark,
             |line| line.text.starts_with("unplug ") && line.number("gpa") == Some(block),
-            SOON,
+            self.patience,
         )?;
         self.story.pass(&format!(
             "unplugged from the guest while it runs, {} after the error: {}",
@@ -228,7 +232,7 @@ impl Tale<'_> {
         let healthy = source.wait_line_from(
             mark,
             |line| line.at > unplug.at && line.tick().is_some_and(|tick| tick.plugged == plugged),
-            SOON,
+            self.patience,
         )?;
         let tick = healthy.tick().context("a line that was a tick before")?;
         let bad = source.bad_sums();
@@ -264,10 +268,10 @@ impl Tale<'_> {
         let victim = self.poison(source, RegionKind::Ram)?;
         let began = Instant::now();
         rasd.feed(&machine_check(victim.pfn))?;
-        let page = rasd.wait_page(victim.pfn, SOON)?;
+        let page = rasd.wait_page(victim.pfn, self.patience)?;
         self.story.note(&format!("rasd: {}", page.outcome));
-        let arrived = destination.wait_line(|line| line.tick().is_some(), SOON)?;
-        let status = rasd.wait_status("the evacuation to be done", SOON, |status| {
+        let arrived = destination.wait_line(|line| line.tick().is_some(), self.patience)?;
+        let status = rasd.wait_status("the evacuation to be done", self.patience, |status| {
             status.health.evacuation == Evacuation::Done
         })?;
         self.story.pass(&format!(
@@ -300,7 +304,7 @@ impl Tale<'_> {
                 format!("poisoned over there: {:?}", there.poisoned)
             }),
         );
-        let tick = destination.wait_ticks(20, SOON)?;
+        let tick = destination.wait_ticks(20, self.patience)?;
         let bad = destination.bad_sums();
         self.story.check(
             &format!("it runs on: tick {}, no write lost", tick.number),
@@ -322,7 +326,7 @@ impl Tale<'_> {
         self.story.note(&format!("rasd is gone ({killed})"));
         let began = Instant::now();
         let rasd = Daemon::start(self.dir, self.verbose)?;
-        let status = rasd.wait_ready(SOON)?;
+        let status = rasd.wait_ready(self.patience)?;
         let ready = began.elapsed();
         let listed = rasd.pages()?;
         let missing =

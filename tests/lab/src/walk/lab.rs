@@ -2,25 +2,21 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
-use crate::initramfs::Initramfs;
+use crate::image;
 use crate::kernel::{ModuleFile, StockKernel};
 use crate::machine::Machine;
-use crate::packages::output;
-use crate::qemu::Hardware;
-use crate::{artifacts, capability};
+use crate::qemu::{Hardware, Processor};
 
 /// 1 GiB would do as well; less memory boots faster.
 const MEMORY_MIB: u32 = 512;
 
 const DISK_MIB: u64 = 64;
 
-/// ext4 asks for its checksum by name while mounting, and there is no modprobe to bring it.
-const MODULES: &[&str] = &["crc32c_generic", "ext4", "virtio_blk"];
+const MODULES: &[&str] = &image::DISK_MODULES;
 
 /// The machine's programs, and where they go.
 const PROGRAMS: [(&str, &str); 4] = [
@@ -53,8 +49,9 @@ impl Lab {
         // A short path, since sockets live in it.
         let dir = TempDir::with_prefix("ras-walk-").context("creating the lab's directory")?;
         let lab = Self { dir, kernel, modules };
-        fs::write(lab.initramfs(), lab.pack()?).context("writing the initial RAM file system")?;
-        lab.make_disk()?;
+        let files = [("etc/rasd.toml", CONFIG.as_bytes())];
+        image::initramfs(&lab.initramfs(), &PROGRAMS, &lab.modules, &files)?;
+        image::ext4(&lab.disk(), DISK_MIB)?;
         Ok(lab)
     }
 
@@ -66,15 +63,14 @@ impl Lab {
             kernel: self.kernel.image.clone(),
             initramfs: self.initramfs(),
             command_line: COMMAND_LINE.to_owned(),
+            processor: Processor::Intel,
             memory_mib: MEMORY_MIB,
             disk: self.disk(),
             dir,
         })?;
         // From now on the log can't slow the boot down: let the kernel say everything.
         machine.write("/proc/sys/kernel/printk", "8")?;
-        for module in &self.modules {
-            machine.load_module(&format!("/lib/modules/{}.ko.xz", module.name))?;
-        }
+        image::load_modules(&mut machine, &self.modules)?;
         machine.mount("/dev/vda", "ext4", "/var/lib/rasd")?;
         Ok(machine)
     }
@@ -100,33 +96,5 @@ impl Lab {
 
     fn disk(&self) -> PathBuf {
         self.dir.path().join("disk.img")
-    }
-
-    fn pack(&self) -> Result<Vec<u8>> {
-        let read =
-            |path: &PathBuf| fs::read(path).with_context(|| format!("reading {}", path.display()));
-        let mut archive = Initramfs::new();
-        for directory in
-            ["bin", "etc", "lib", "lib/modules", "proc", "run", "sys", "tmp", "var", "var/lib"]
-        {
-            archive.directory(directory);
-        }
-        let files = artifacts::static_programs(&PROGRAMS.map(|(name, _)| name))?;
-        for (file, (_, place)) in files.iter().zip(PROGRAMS) {
-            archive.program(place, &read(file)?);
-        }
-        for module in &self.modules {
-            archive.file(&format!("lib/modules/{}.ko.xz", module.name), &read(&module.path)?);
-        }
-        archive.file("etc/rasd.toml", CONFIG.as_bytes());
-        Ok(archive.finish())
-    }
-
-    fn make_disk(&self) -> Result<()> {
-        let disk = self.disk();
-        let file = fs::File::create_new(&disk).context("creating the disk")?;
-        file.set_len(DISK_MIB << 20).context("sizing the disk")?;
-        let mke2fs = capability::program("mke2fs").map_err(anyhow::Error::msg)?;
-        output(Command::new(mke2fs).args(["-q", "-t", "ext4", "-F"]).arg(&disk)).map(drop)
     }
 }

@@ -21,9 +21,9 @@ use ras_core::{Pfn, RetireReason, RetiredPage, Severity};
 
 pub use holder::{Report, WATCHED};
 
+use crate::image;
 use crate::machine::Machine;
 use crate::story::{Story, Summary};
-use crate::{capability, packages};
 use checks::{
     expect, hardware_corrupted_kib, is_recent, kernel_says_poisoned, listed, retired, status,
     traced,
@@ -40,25 +40,12 @@ const CORRECTED: &str = "0x8c00004000010090 0";
 /// What takes a moment on an idle machine takes a while on a busy one that emulates another.
 const SOON: Duration = Duration::from_secs(30);
 
-/// Packages the story needs, and a program of each.
-const PACKAGES: [(&str, &str); 3] =
-    [("qemu-system-x86", "qemu-system-x86_64"), ("e2fsprogs", "mke2fs"), ("kmod", "depmod")];
-
 /// Whether this machine can run the story.
 ///
 /// # Errors
 /// The reason why not, in one line.
 pub fn possible() -> Result<(), String> {
-    // The machine has 512 MiB; the builds before it need more than QEMU does.
-    capability::memory(1024)?;
-    for (package, program) in PACKAGES {
-        if let Err(missing) = capability::program(program) {
-            capability::apt()
-                .and_then(|()| capability::root())
-                .map_err(|why| format!("{missing} (package {package}): {why}"))?;
-        }
-    }
-    Ok(())
+    image::requirements()
 }
 
 /// Runs the story and prints it.
@@ -68,7 +55,7 @@ pub fn possible() -> Result<(), String> {
 /// whatever fails counts as a failed step; the directory with all logs is then kept and printed.
 pub fn run() -> Result<Summary> {
     possible().map_err(anyhow::Error::msg)?;
-    packages::ensure(&PACKAGES.map(|(package, _)| package))?;
+    image::ensure_packages()?;
     let lab = Lab::prepare()?;
     let mut story = Story::begin("The walk: one real memory error goes all the way");
     if let Err(error) = tell(&mut story, &lab) {
