@@ -229,6 +229,64 @@ fn a_guest_that_refuses_keeps_its_block_and_its_size() -> Result<()> {
 }
 
 #[test]
+fn two_clients_get_both_their_blocks_out() -> Result<()> {
+    if skipped() {
+        return Ok(());
+    }
+    let (vm, mut qmp) = guest("")?;
+    let outcomes = std::thread::scope(|scope| {
+        let retire = |number| {
+            let vm = &vm;
+            move || -> Result<RetireOutcome> {
+                let bad = page_of_block(number);
+                let mut qmp = vm.qmp()?;
+                qmp.inject_poison(bad)?;
+                Ok(qmp.retire_range(bad, PAGE, RetireCause::Uncorrected, AMPLE)?.outcome)
+            }
+        };
+        let threads = [1, 6].map(|number| scope.spawn(retire(number)));
+        threads.map(|thread| thread.join().expect("no panic"))
+    });
+    for outcome in outcomes {
+        assert_eq!(outcome?, RetireOutcome::Unplugged);
+    }
+    wait_for_size(&mut qmp, 32 << 20)?;
+    assert_eq!(qmp.memory_map()?.poisoned.iter().filter(|page| page.held).count(), 2);
+    lives(&vm)
+}
+
+#[test]
+fn a_guest_on_the_move_keeps_its_blocks_until_it_has_arrived_or_stayed() -> Result<()> {
+    if skipped() {
+        return Ok(());
+    }
+    let (vm, mut qmp) = guest("work=512")?;
+    let uri = format!("unix:{}", vm.dir().join("migration").display());
+    let elsewhere = Vm::start(vm.options().incoming(&uri))?;
+    elsewhere.qmp()?;
+    // Slow enough that there is a middle.
+    qmp.execute("migrate-set-parameters", json!({ "max-bandwidth": 1 << 20 }), SOON)?;
+    qmp.migrate(&uri)?;
+    let deadline = Instant::now() + SOON;
+    while qmp.query_migrate()?.status.as_deref() == Some("setup") {
+        ensure!(Instant::now() < deadline, "the migration does not begin");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let bad = page_of_block(5);
+    let answer = qmp.retire_range(bad, PAGE, RetireCause::Uncorrected, AMPLE)?;
+    assert_eq!(answer.outcome, RetireOutcome::Refused, "{answer:?}");
+    assert!(answer.detail.contains("migration is under way"), "{answer:?}");
+    assert!(answer.elapsed_us < 5_000_000, "{answer:?}");
+
+    qmp.execute("migrate_cancel", Value::Null, SOON)?;
+    let status = qmp.wait_migrated(SOON)?;
+    assert_eq!(status.status.as_deref(), Some("cancelled"));
+    let answer = qmp.retire_range(bad, PAGE, RetireCause::Uncorrected, AMPLE)?;
+    assert_eq!(answer.outcome, RetireOutcome::Unplugged, "{answer:?}");
+    lives(&vm)
+}
+
+#[test]
 fn boot_memory_is_refused_at_once() -> Result<()> {
     if skipped() {
         return Ok(());
