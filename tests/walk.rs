@@ -10,8 +10,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
-use ras_core::{Evacuation, Health, Pfn, RetireState};
+use ras_core::{Evacuation, Gpa, Health, Pfn, RetireState};
 use ras_lab::capability;
+use ras_lab::vm::{Vm, VmOptions};
+use ras_qmp::ras::RegionKind;
 
 use events::{corrected, fatal, firmware_uncorrected, uncorrected};
 use guest::{BASE, Behaviour, FakeGuest};
@@ -131,6 +133,36 @@ fn a_guest_that_gives_the_page_up_stays() {
     let stored = host.page(page).unwrap();
     assert_eq!(stored.outcome, format!("host: offline; vm1: unplugged {gpa:#x}"));
     assert_eq!(host.states(), [0, 1, 0]);
+}
+
+/// The same with a real one: `rasvmm` and the bare-metal guest, whose page is really poisoned.
+#[test]
+fn a_real_guest_loses_a_page_and_runs_on() {
+    needs!(capability::root());
+    needs!(capability::kvm());
+    let host = Host::with(PEER);
+    let options = VmOptions {
+        fault_injection: true,
+        cmdline: "fill".into(),
+        dir: Some(host.path("guests")),
+        ..VmOptions::named("vm1")
+    };
+    let vm = Vm::start(options).unwrap();
+    vm.wait_tick(3, SOON).unwrap();
+    let mut qmp = vm.qmp().unwrap();
+    let regions = qmp.memory_map().unwrap().regions;
+    let region = regions.iter().find(|region| region.kind == RegionKind::VirtioMem).unwrap();
+    let gpa = Gpa(region.gpa.0 + 5 * 4096);
+    let page = qmp.inject_poison(gpa).unwrap().expect("the guest uses all of its memory");
+
+    let ended = host.replay(&host.capture(uncorrected(page, T0)));
+    ended.assert_success();
+    let stored = host.page(page).unwrap();
+    let unplugged = format!("vm1: unplugged {gpa}");
+    assert!(stored.outcome.contains(&unplugged), "{}\n{}", stored.outcome, vm.log());
+    let after = vm.last_tick().unwrap().number;
+    vm.wait_tick(after + 3, SOON).unwrap();
+    assert!(vm.bad_sums().is_empty(), "{:?}", vm.bad_sums());
 }
 
 /// Whatever a VMM does instead of answering, rasd goes on, says so, and gets the guest away.

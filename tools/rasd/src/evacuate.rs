@@ -242,3 +242,103 @@ fn scope_of(action: &Action) -> Option<(Scope, &str)> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::ledger::Ledger;
+    use crate::shared::Shared;
+    use crate::source::Queue;
+    use cluster_glue::SimEngine;
+
+    struct World {
+        engine: SimEngine,
+        shared: Handle,
+        evacuations: Evacuations,
+        _store: tempfile::TempDir,
+    }
+
+    /// A host without guests.
+    fn world() -> World {
+        let store = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.guests.dir = store.path().join("guests");
+        let ledger = Ledger::open(store.path(), &config.policy).unwrap();
+        let engine = SimEngine::new();
+        let status = crate::cluster::describe(&engine);
+        let shared = Shared::new(ledger, Queue::new(config.sources.queue), status);
+        let evacuations = Evacuations::new(
+            Box::new(engine.clone()),
+            shared.clone(),
+            Guests::new(&config),
+            KillPoint::default(),
+            Duration::from_millis(20),
+        );
+        World { engine, shared, evacuations, _store: store }
+    }
+
+    fn host() -> Action {
+        Action::EvacuateHost { reason: "two errors".into() }
+    }
+
+    #[test]
+    fn a_decision_is_carried_out_once_and_closed() {
+        let World { engine, shared, mut evacuations, _store } = world();
+        evacuations.carry_out(&host());
+        assert_eq!(engine.calls(), ["node-health red", "move all"]);
+        assert_eq!(shared.health().evacuation, Evacuation::Done);
+        evacuations.carry_out(&host());
+        assert_eq!(engine.calls().len(), 2, "the next fault a moment later changes nothing");
+        assert!(evacuations.decide(&host(), "").is_none());
+    }
+
+    #[test]
+    fn what_the_cluster_did_not_take_is_tried_until_it_does() {
+        let World { engine, shared, mut evacuations, _store } = world();
+        engine.fail_next(3);
+        evacuations.carry_out(&host());
+        assert_eq!(shared.health().evacuation, Evacuation::Pending { guest: None });
+        assert!(!shared.health().reported);
+        evacuations.retry();
+        assert_eq!(engine.calls().len(), 2, "not before it is time");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let done = || shared.health().evacuation == Evacuation::Done && shared.health().reported;
+        while !done() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+            evacuations.retry();
+        }
+        assert!(done());
+        assert_eq!(shared.status().counts.engine_errors, 3);
+    }
+
+    #[test]
+    fn an_operator_can_call_it_off() {
+        let World { engine, shared, mut evacuations, _store } = world();
+        engine.fail_next(2);
+        evacuations.carry_out(&host());
+        let green = NodeState {
+            health: Health::Green,
+            evacuation: Evacuation::None,
+            reason: "repaired".into(),
+            since: wall_clock(),
+        };
+        assert!(shared.ledger().remember(Some(green), Vec::new()));
+        shared.set_health_reported(false);
+        std::thread::sleep(Duration::from_millis(100));
+        evacuations.retry();
+        assert_eq!(engine.calls(), ["node-health red", "move all", "node-health green"]);
+    }
+
+    #[test]
+    fn a_guest_that_is_gone_needs_no_evacuation() {
+        let World { engine, shared, mut evacuations, _store } = world();
+        let action = Action::EvacuateGuest { guest: "vm1".into(), reason: "kept it".into() };
+        let node = evacuations.decide(&action, "").unwrap();
+        assert_eq!(node.health, Health::Green, "one guest's page says little about the node");
+        shared.ledger().remember(Some(node), Vec::new());
+        evacuations.carry_out(&action);
+        assert_eq!(engine.calls(), [""; 0]);
+        assert_eq!(shared.health().evacuation, Evacuation::Done);
+    }
+}

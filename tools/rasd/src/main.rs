@@ -160,7 +160,7 @@ fn start_tracefs(config: &Config, shared: &Handle, stop: &Stop) -> anyhow::Resul
     match Tracefs::open(&config.paths.tracefs) {
         Ok(tracefs) => tracefs::spawn(tracefs, shared, stop).context("starting tracefs"),
         Err(error) if config.sources.tracefs == Switch::Auto => {
-            let error = tracefs::explain(&error);
+            let error = format!("{:#}", anyhow::Error::from(error));
             tracing::warn!("no live errors from this kernel: {error}");
             shared.source("tracefs", "failed", &error);
             Ok(())

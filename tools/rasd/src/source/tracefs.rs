@@ -18,7 +18,6 @@ use mce_decoder::trace::ring_buffer::{HeaderPage, Missed};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Body, Report, Tracepoint, wall_clock};
-use crate::guests::chain;
 use crate::shared::Handle;
 use crate::stop::Stop;
 
@@ -77,6 +76,17 @@ impl Tracefs {
                 _ => TracefsError::NotMounted { path: root.to_owned() },
             });
         }
+        // Looked for before anything is made: a kernel without them is left as it is.
+        let (there, missing): (Vec<_>, Vec<_>) = Tracepoint::ALL.into_iter().partition(|event| {
+            let (system, name) = event.name();
+            root.join("events").join(system).join(name).exists()
+        });
+        if there.is_empty() {
+            return Err(TracefsError::NoEvents);
+        }
+        for (system, name) in missing.into_iter().map(Tracepoint::name) {
+            tracing::warn!("the kernel has no trace event {system}:{name}");
+        }
         let instance = root.join("instances").join(INSTANCE);
         match std::fs::create_dir(&instance) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -87,20 +97,13 @@ impl Tracefs {
         let header = parse(&root.join("events/header_page"), HeaderPage::parse)?;
         let mut formats = HashMap::new();
         let mut names = Vec::new();
-        for tracepoint in Tracepoint::ALL {
+        for tracepoint in there {
             let (system, event) = tracepoint.name();
             let dir = instance.join("events").join(system).join(event);
-            if !dir.exists() {
-                tracing::warn!("the kernel has no trace event {system}:{event}");
-                continue;
-            }
             let format = parse(&dir.join("format"), EventFormat::parse)?;
             write(&dir.join("enable"), "1")?;
             formats.insert(format.id, (tracepoint, Arc::new(format)));
             names.push(format!("{system}:{event}"));
-        }
-        if formats.is_empty() {
-            return Err(TracefsError::NoEvents);
         }
         // Wake a reader at the first event, not when the buffer is half full. Kernels before 5.0
         // have no such file, and wake at once.
@@ -276,8 +279,110 @@ pub fn spawn(tracefs: Tracefs, shared: &Handle, stop: &Stop) -> io::Result<()> {
         .map(drop)
 }
 
-/// What an error means for the operator, with its causes.
-#[must_use]
-pub fn explain(error: &TracefsError) -> String {
-    chain(error)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::ledger::Ledger;
+    use crate::shared::Shared;
+    use crate::source::{Popped, Queue};
+    use rasd_api::EngineStatus;
+    use std::io::Write;
+    use std::time::Duration;
+
+    const HEADER_PAGE: &str = "\tfield: u64 timestamp;\toffset:0;\tsize:8;\tsigned:0;\n\
+        \tfield: local_t commit;\toffset:8;\tsize:8;\tsigned:1;\n\
+        \tfield: char data;\toffset:16;\tsize:4080;\tsigned:0;\n";
+
+    /// An event of one field is enough: decoding is not done here.
+    const FORMAT: &str = "name: memory_failure_event\nID: 77\nformat:\n\
+        \tfield:unsigned short common_type;\toffset:0;\tsize:2;\tsigned:0;\n\
+        \tfield:unsigned long pfn;\toffset:8;\tsize:8;\tsigned:0;\n\nprint fmt: \"\"\n";
+
+    /// A tracefs of regular files and one FIFO, which can be waited for like the real thing.
+    fn fake() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        put("events/header_page", HEADER_PAGE);
+        put("events/ras/memory_failure_event/format", FORMAT);
+        put("instances/rasd/events/ras/memory_failure_event/format", FORMAT);
+        put("instances/rasd/events/ras/memory_failure_event/enable", "0");
+        put("instances/rasd/buffer_percent", "50");
+        put("instances/rasd/tracing_on", "0");
+        let cpu = root.path().join("instances/rasd/per_cpu/cpu0");
+        std::fs::create_dir_all(&cpu).unwrap();
+        nix::unistd::mkfifo(&cpu.join("trace_pipe_raw"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        root
+    }
+
+    fn page(commit_flags: u64, pfn: u64) -> Vec<u8> {
+        const EVENT_WORDS: u32 = 4;
+        let mut data = EVENT_WORDS.to_le_bytes().to_vec();
+        data.extend([77, 0, 0, 0, 0, 0, 0, 0]);
+        data.extend(pfn.to_le_bytes());
+        let mut page = 0u64.to_le_bytes().to_vec();
+        page.extend((commit_flags | data.len() as u64).to_le_bytes());
+        page.extend(&data);
+        page.extend(5u64.to_le_bytes());
+        page.resize(4096, 0);
+        page
+    }
+
+    #[test]
+    fn events_reach_the_queue_and_losses_are_counted() {
+        let root = fake();
+        let tracefs = Tracefs::open(root.path()).unwrap();
+        let text = |name: &str| {
+            std::fs::read_to_string(root.path().join("instances/rasd").join(name)).unwrap()
+        };
+        assert_eq!(text("events/ras/memory_failure_event/enable"), "1");
+        assert_eq!((text("buffer_percent"), text("tracing_on")), ("0".into(), "1".into()));
+
+        let store = tempfile::tempdir().unwrap();
+        let config = Config::default();
+        let ledger = Ledger::open(store.path(), &config.policy).unwrap();
+        let engine = EngineStatus {
+            name: String::new(),
+            failover: false,
+            live_migration: false,
+            notes: String::new(),
+        };
+        let shared = Shared::new(ledger, Queue::new(config.sources.queue), engine);
+        let pipe = root.path().join("instances/rasd/per_cpu/cpu0/trace_pipe_raw");
+        let mut writer = OpenOptions::new().write(true).open(pipe).unwrap();
+        writer.write_all(&page(0, 0x1234)).unwrap();
+        let stop = Stop::default();
+        spawn(tracefs, &shared, &stop).unwrap();
+        let pfn = || match shared.queue.pop(Duration::from_secs(10)) {
+            Popped::Report(report) => match report.body {
+                Body::Trace { event: Tracepoint::MemoryFailure, payload, .. } => {
+                    u64::from_le_bytes(*payload[8..].first_chunk().unwrap())
+                }
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(pfn(), 0x1234);
+        assert_eq!(shared.status().counts.missed, 0);
+        writer.write_all(&page(3 << 30, 0x5678)).unwrap();
+        assert_eq!(pfn(), 0x5678);
+        assert_eq!(shared.status().counts.missed, 5);
+        stop.set();
+    }
+
+    #[test]
+    fn what_is_missing_is_named_and_nothing_is_made() {
+        let root = tempfile::tempdir().unwrap();
+        let error = Tracefs::open(root.path()).unwrap_err().to_string();
+        assert!(error.contains("mount -t tracefs"), "{error}");
+        std::fs::create_dir_all(root.path().join("events/sched")).unwrap();
+        std::fs::write(root.path().join("events/header_page"), HEADER_PAGE).unwrap();
+        let error = Tracefs::open(root.path()).unwrap_err().to_string();
+        assert!(error.contains("CONFIG_X86_MCE"), "{error}");
+        assert!(!root.path().join("instances").exists());
+    }
 }
