@@ -11,9 +11,12 @@ fn healthy() -> (Simulated, State) {
     for entries in script().iter().take(3) {
         journal.append(entries).unwrap();
     }
-    let several: Vec<_> = (10..45).map(|number| page(number, RetireState::Pending)).collect();
+    let several: Vec<_> = (10..70).map(|number| page(number, RetireState::Pending)).collect();
     journal.append(&several).unwrap();
     let state = journal.state().clone();
+    let end = |number| usize::try_from(SMALL.geometry.offset(number, 0)).unwrap();
+    let bytes = disk.contents(File::Journal).unwrap();
+    assert!(bytes[end(5)] != 0 && bytes[end(6)] == 0, "the commits changed their shape");
     (disk, state)
 }
 

@@ -124,3 +124,34 @@ fn a_full_disk_is_loud_and_passes() {
         assert_eq!(*open(&disk).unwrap().0.state(), acknowledged);
     }
 }
+
+/// Two commits of the same shape at the same place, the first refused: no crash may leave a blend.
+#[test]
+fn a_refused_commit_is_never_blended_with_the_next() {
+    let commit = |first: u64| -> Vec<Entry> {
+        (first..first + 50).map(|number| page(number, RetireState::Pending)).collect()
+    };
+    let (refused, next) = (commit(100), commit(200));
+    let mut rng = Rng::seeded("blend");
+    for round in 0..200 {
+        let disk = Simulated::empty("blend");
+        let (mut journal, _) = open(&disk).unwrap();
+        // The second copy is refused; the first was written.
+        disk.plan(Plan::Error { at: 1, kind: ErrorKind::StorageFull });
+        journal.append(&refused).unwrap_err();
+        // The next one gets as far as its sync: the two writes before it are call 0 and 1.
+        disk.plan(Plan::PowerLoss { at: 2 });
+        journal.append(&next).unwrap_err();
+        // Block by block: a blend of sectors would fail its checksum anyway.
+        let (blocks, mut sector) = (rng.next(), 0);
+        let after = disk.after_power_loss(&mut rng, |_| {
+            sector += 1;
+            blocks >> ((sector - 1) / 8) & 1 == 1
+        });
+        let (journal, recovery) = open(&after).unwrap();
+        let empty = State::default();
+        let allowed = [applied(&empty, &refused), applied(&empty, &next), empty];
+        assert!(allowed.contains(journal.state()), "round {round}: a blend, {recovery}");
+        assert_eq!(recovery.damage, None, "round {round}");
+    }
+}

@@ -89,7 +89,7 @@ fn script() -> Vec<Vec<Entry>> {
         vec![page(1, RetireState::Pending)],
         vec![page(1, RetireState::Retired), node(1)],
         vec![observed(1)],
-        (10..40).map(|number| page(number, RetireState::Pending)).collect(),
+        (10..70).map(|number| page(number, RetireState::Pending)).collect(),
         vec![unretired(10)],
         vec![observed(2), observed(3)],
     ];
