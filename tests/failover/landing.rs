@@ -31,7 +31,7 @@ fn node() -> (TempDir, SocketAddr) {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     let script = format!(
-        "#!/bin/sh\necho \"$*\" >{0}/called.new\ncat >{0}/stream\nmv {0}/called.new {0}/called\n",
+        "#!/bin/sh\necho \"$*\" >{0}/called.new\ncat <&3 >{0}/stream\nmv {0}/called.new {0}/called\n",
         dir.path().display()
     );
     fs::write(at("rasvmm"), script).unwrap();
@@ -87,7 +87,7 @@ fn a_guest_is_taken_in_with_its_stream_untouched() {
     source.shutdown(std::net::Shutdown::Write).unwrap();
     let called = wait_for(&dir.path().join("called"));
     let expected = format!(
-        "--config {0}/vm1.toml --name vm1 --qmp unix:{0}/vm1.qmp --incoming fd:0\n",
+        "--config {0}/vm1.toml --name vm1 --qmp unix:{0}/vm1.qmp --incoming fd:3\n",
         dir.path().display()
     );
     assert_eq!(called, expected);

@@ -243,11 +243,15 @@ fn a_failing_migration_is_retried_a_bounded_number_of_times() {
     assert_eq!(cluster.count("crm_resource"), 3, "then it is left to a person");
 }
 
+/// [`STATUS`] without anybody on n1.
+fn everybody_left() -> String {
+    STATUS.replace("<node name=\"n1\" id=\"1\" cached=\"true\"/>", "")
+}
+
 #[test]
 fn the_watch_ends_with_the_evacuation() {
-    let gone = STATUS.replace("<node name=\"n1\" id=\"1\" cached=\"true\"/>", "");
     let cluster =
-        Scripted::new(move |call, _| Ok(if call < 4 { STATUS.into() } else { gone.clone() }));
+        Scripted::new(|call, _| Ok(if call < 4 { STATUS.into() } else { everybody_left() }));
     let mut engine = engine(&cluster);
     engine.evacuate(&Scope::Guest("vm1".into()), "why").unwrap();
     soon("a look at the cluster", || cluster.count("crm_mon") >= 2);
@@ -255,6 +259,21 @@ fn the_watch_ends_with_the_evacuation() {
     let looks = cluster.count("crm_mon");
     thread::sleep(Duration::from_millis(50));
     assert_eq!(cluster.count("crm_mon"), looks, "nobody looks any more");
+}
+
+#[test]
+fn a_guest_that_pacemaker_forgot_for_a_moment_is_not_given_up() {
+    // After each cleanup, until the nodes were asked again, nobody seems to run here.
+    let cluster = Scripted::new(|call, command| {
+        Ok(match (command.starts_with("crm_mon"), call % 3) {
+            (true, 0) => STATUS.into(),
+            (true, _) => everybody_left(),
+            (false, _) => "".into(),
+        })
+    });
+    let mut engine = engine(&cluster);
+    engine.evacuate(&Scope::Host, "why").unwrap();
+    soon("every cleanup", || cluster.count("crm_resource") == 3);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Takes arriving guests in: one listening socket per node, one new monitor per guest.
 //!
 //! A migration stream names its guest at its start. The service peeks at that start (the bytes stay
-//! in the socket), checks the name, and starts a monitor that gets the connection as its standard
-//! input and reads the stream from its first byte. From then on the service has no part in it.
+//! in the socket), checks the name, and starts a monitor that inherits the connection and reads the
+//! stream from its first byte. From then on the service has no part in it.
 //!
 //! **Known limit:** the stream is plain TCP. Whoever reaches the address can start a guest that is
 //! defined here and not running, with memory of their making. Listen on the cluster's own network.
@@ -137,10 +137,13 @@ impl Shared {
         ensure!(definition.is_file(), "{name} is not defined here: no {}", definition.display());
         keep_alive(&stream).context("setting the connection up")?;
         place.tidy();
-        let mut command = Command::new(&config.rasvmm);
+        // A child gets a socket safely as one of the standard streams only, and the monitor wants it
+        // as another descriptor, so that it can't be taken for one of those: the shell moves it.
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", r#"exec 3<&0 </dev/null; exec "$@""#, "sh"]).arg(&config.rasvmm);
         command.arg("--config").arg(&definition).args(["--name", &name]);
         command.arg("--qmp").arg(format!("unix:{}", place.socket.display()));
-        command.args(["--incoming", "fd:0"]);
+        command.args(["--incoming", "fd:3"]);
         let monitor = place.spawn(&mut command, Some(OwnedFd::from(stream)))?;
         Ok(Guest { name, place, monitor })
     }

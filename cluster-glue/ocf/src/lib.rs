@@ -5,7 +5,7 @@
 //!   node A (source)                                    node B (target)
 //!   Pacemaker: vm migrate_to                           ras-landing listens on the cluster network
 //!     QMP migrate tcp:B:PORT  ---- stream header --->  peeks at the name, starts
-//!     polls query-migrate     ==== guest memory ====>    rasvmm --incoming fd:0 (the socket)
+//!     polls query-migrate     ==== guest memory ====>    rasvmm --incoming fd:3 (the socket)
 //!     completed: QMP quit                              guest runs
 //!                                                      Pacemaker: vm migrate_from waits for that
 //! ```

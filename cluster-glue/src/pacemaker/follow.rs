@@ -88,6 +88,10 @@ impl Drop for Follower {
     }
 }
 
+/// Looks in a row that have to find nobody here. A cleanup makes Pacemaker forget where a resource
+/// runs until it has asked the nodes again, so one look may miss a guest.
+const LEFT_LOOKS: u32 = 3;
+
 /// The loop. `wait` sleeps and says whether to go on.
 fn follow(
     runner: &dyn Runner,
@@ -100,6 +104,7 @@ fn follow(
     let deadline = Instant::now() + Duration::from_secs(config.follow_secs);
     let mut cleanups = 0;
     let mut pause = config.cleanup_pause();
+    let mut left_looks = 0;
     while wait(config.follow_pause()) {
         if Instant::now() >= deadline {
             tracing::warn!(%scope, "evacuation is not over, and is not watched any longer");
@@ -111,11 +116,21 @@ fn follow(
             .and_then(|xml| status::parse(&xml));
         let blocked = match status.map(|status| next(&status, node, scope)) {
             Ok(Next::Left) => {
-                tracing::info!(%scope, "left this node");
-                return;
+                left_looks += 1;
+                if left_looks == LEFT_LOOKS {
+                    tracing::info!(%scope, "left this node");
+                    return;
+                }
+                continue;
             }
-            Ok(Next::Wait) => continue,
-            Ok(Next::CleanUp(blocked)) => blocked,
+            Ok(Next::Wait) => {
+                left_looks = 0;
+                continue;
+            }
+            Ok(Next::CleanUp(blocked)) => {
+                left_looks = 0;
+                blocked
+            }
             Err(error) => {
                 tracing::warn!(error, "cluster status is not available");
                 continue;

@@ -68,6 +68,8 @@ uncorrected_per_host = { count = 2, window_s = 86400 }
 
 [cluster]
 engine = "pacemaker"
+# rasd starts before the cluster answers.
+retry_s = 2
 
 [cluster.pacemaker]
 follow_pause_ms = 500
