@@ -96,6 +96,8 @@ enum Exit {
     Interrupted,
     /// The guest touched this lost page. `again`: the instruction will be executed once more.
     Touched { page: Gpa, again: bool },
+    /// KVM can't go on with the instruction.
+    Stuck,
     /// The guest is over.
     Dead(Death),
 }
@@ -225,7 +227,7 @@ impl Vcpu {
             match exit {
                 Exit::Handled => {}
                 Exit::Touched { page, again } => self.touched(page, 12, again),
-                Exit::Interrupted | Exit::Dead(_) => break,
+                Exit::Interrupted | Exit::Stuck | Exit::Dead(_) => break,
             }
         }
     }
@@ -256,6 +258,7 @@ impl Vcpu {
                 Exit::Handled => {}
                 Exit::Interrupted => self.hits(),
                 Exit::Touched { page, again } => self.touched(page, 12, again),
+                Exit::Stuck => self.stuck(),
                 Exit::Dead(death) => self.die(death),
             }
         }
@@ -333,9 +336,7 @@ impl Vcpu {
             Ok(VcpuExit::FailEntry(reason, _)) => {
                 return Exit::Dead(Death::Internal(format!("entry failed, reason {reason:#x}")));
             }
-            Ok(VcpuExit::InternalError) => {
-                return Exit::Dead(Death::Internal("KVM could not emulate it".to_owned()));
-            }
+            Ok(VcpuExit::InternalError) => return Exit::Stuck,
             Ok(exit) => {
                 return Exit::Dead(Death::Internal(format!("exit {exit:?} was not asked for")));
             }
@@ -358,6 +359,21 @@ impl Vcpu {
                 Some(gpa) => self.touched(gpa, hit.lsb, true),
                 None => self.machine.own_memory_hit(hit.hva),
             }
+        }
+    }
+
+    /// Where KVM has no way to say "poison", an instruction in a lost page is one it can't emulate.
+    fn stuck(&mut self) {
+        /// An instruction has at most 15 bytes, and may begin in one page and end in the next.
+        const LAST_BYTE: u64 = 14;
+        let rip = self.fd.get_regs().map_or(0, |regs| regs.rip);
+        let code = [rip, rip.saturating_add(LAST_BYTE)].into_iter().filter_map(|address| {
+            let found = self.fd.translate_gva(address).ok().filter(|found| found.valid != 0)?;
+            Some(Gpa(found.physical_address).page())
+        });
+        match code.into_iter().find(|page| self.machine.ram().probe(*page)) {
+            Some(page) => self.touched(page, 12, true),
+            None => self.die(Death::Internal("KVM could not emulate it".to_owned())),
         }
     }
 

@@ -150,6 +150,28 @@ fn a_guest_that_cannot_take_a_machine_check_panics_and_the_process_lives() {
 }
 
 #[test]
+fn code_in_a_lost_page_is_lost_memory_and_no_riddle() {
+    let _alone = alone();
+    if let Some(why) = no_kvm() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let vm = machine(SPIN);
+    let machine = vm.machine();
+    let code = Gpa(0x10_0000);
+    vm.power_on().expect("mapped");
+    wait("the guest's start", || vm.state() == RunState::Running);
+    if let Err(why) = machine.ram().poison(code) {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    beside(&vm, || {
+        wait("the guest's end", || vm.state() == RunState::GuestPanicked);
+        assert!(machine.poison().list().get(code).is_some_and(|page| page.lost && page.touched));
+    });
+}
+
+#[test]
 fn a_triple_fault_ends_the_process_with_its_own_code() {
     let _alone = alone();
     if let Some(why) = no_kvm() {
