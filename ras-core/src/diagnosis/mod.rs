@@ -8,6 +8,7 @@ use alloc::collections::BTreeMap;
 use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
@@ -56,8 +57,8 @@ pub struct Diagnosis {
 }
 
 impl Diagnosis {
-    /// Pages whose corrected errors are counted at the same time; beyond it the page with the
-    /// oldest error is forgotten. Windows watches 64, Linux' CEC 512.
+    /// Pages whose corrected errors are counted at the same time; beyond it a sixteenth of them is
+    /// forgotten, those with the oldest errors. Windows watches 64, Linux' CEC 512.
     pub const PAGES_MAX: usize = 65_536;
 
     /// Takes up where an earlier process stopped: its retired pages, and corrected errors it saw.
@@ -104,15 +105,24 @@ impl Diagnosis {
         errors: u32,
     ) -> (bool, usize) {
         if self.pages.len() >= Self::PAGES_MAX && !self.pages.contains_key(&pfn) {
-            let oldest =
-                self.pages.iter().min_by_key(|(_, engine)| engine.newest()).map(|(pfn, _)| *pfn);
-            if let Some(oldest) = oldest {
-                self.pages.remove(&oldest);
-            }
+            self.forget_oldest();
         }
         let engine = self.pages.entry(pfn).or_default();
         let fired = engine.record(policy.corrected_per_page, time, errors);
         (fired, engine.count())
+    }
+
+    /// Makes room by a sixteenth. Finding the oldest page means looking at all of them, so one at a
+    /// time would make an error storm over many pages quadratic.
+    fn forget_oldest(&mut self) {
+        let mut left = Self::PAGES_MAX / 16;
+        let mut newest: Vec<_> = self.pages.values().map(SerdEngine::newest).collect();
+        let (_, &mut limit, _) = newest.select_nth_unstable(left);
+        self.pages.retain(|_, engine| {
+            let forget = left > 0 && engine.newest() <= limit;
+            left -= usize::from(forget);
+            !forget
+        });
     }
 }
 

@@ -188,6 +188,22 @@ fn any_record() -> impl Strategy<Value = ErrorRecord> {
     )
 }
 
+/// A module that fails everywhere: memory stays bounded, each error stays cheap (at one search through
+/// all pages for each, this would take minutes), and the newest pages are still counted.
+#[test]
+fn a_storm_over_many_pages_is_bounded() {
+    const PAGES: u64 = 2 * Diagnosis::PAGES_MAX as u64;
+    let mut desk = Desk::default();
+    for page in 0..PAGES {
+        let error = record(Severity::Corrected, ErrorSource::MceRecord, Some(page << 12));
+        desk.see(page / 1000, &error);
+        assert!(desk.state.pages.len() <= Diagnosis::PAGES_MAX);
+    }
+    assert!(desk.state.pages.len() > Diagnosis::PAGES_MAX / 2);
+    let newest = record(Severity::Corrected, ErrorSource::MceRecord, Some((PAGES - 1) << 12));
+    assert!(matches!(desk.see(PAGES / 1000, &newest), Verdict::Fault(_)));
+}
+
 proptest! {
     /// Whatever arrives in whatever order: no panic, no page condemned twice, and the same input
     /// gives the same verdicts.
