@@ -10,18 +10,14 @@ pub(crate) fn run(labs: bool) -> Result<bool> {
     check::lints()?;
 
     println!("xtask: building the programs the stories run");
-    let programs = ["rasd", "rasctl", "rasvmm", "vm", "ras-landing"];
-    let mut directory = None;
-    for name in programs {
-        let file = artifacts::program(name)?;
-        directory = file.parent().map(std::path::Path::to_owned);
-    }
+    let programs = artifacts::programs(&["rasd", "rasctl", "rasvmm", "vm", "ras-landing"])?;
+    let directory = programs.first().and_then(|program| program.parent());
     let directory = directory.context("cargo puts programs into a directory")?;
     let guest = artifacts::guest()?;
 
     let arguments = ["test", "--workspace"];
     let mut tests = cargo::command(&arguments);
-    tests.env("RAS_BIN_DIR", &directory).env("RAS_GUEST", &guest);
+    tests.env("RAS_BIN_DIR", directory).env("RAS_GUEST", &guest);
     cargo::run_command(&mut tests, &arguments)?;
     check::guest(&["test", "--lib"])?;
 
