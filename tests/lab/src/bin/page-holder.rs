@@ -16,9 +16,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use ras_lab::walk::{Report, WATCHED};
 
-/// 32 MiB. A few pages would do for the errors, yet the frames of a small set are those the kernel hands
-/// out first, and first after the next boot as well: then to someone who can't give them up.
-const PAGES: usize = 8192;
+/// 128 MiB. The kernel hands frames out from low to high, so a large set reaches beyond all that a boot
+/// takes for itself. A frame the next boot gave to its kernel could not be offlined there.
+const PAGES: usize = 32 * 1024;
 
 const PAGE_SIZE: usize = 4096;
 
@@ -39,13 +39,15 @@ fn main() -> Result<()> {
 
     let mut set: Vec<Page> = (0..PAGES).map(|index| Page([pattern(index); PAGE_SIZE])).collect();
     let mut lost = [false; PAGES];
-    // Far from one another and from both ends.
-    let watched: [usize; WATCHED] =
-        std::array::from_fn(|number| (number + 1) * PAGES / (WATCHED + 1));
-    let mut frames = [0; WATCHED];
-    for (known, index) in frames.iter_mut().zip(watched) {
-        *known = frame(&pagemap, &set[index])?.context("a page is not in memory")?;
+    let mut by_frame = Vec::with_capacity(PAGES);
+    for (index, page) in set.iter().enumerate() {
+        by_frame.push((frame(&pagemap, page)?.context("a page is not in memory")?, index));
     }
+    by_frame.sort_unstable();
+    // From the upper half, far from one another and from the end.
+    let place = |number| PAGES / 2 + (number + 1) * PAGES / 2 / (WATCHED + 1);
+    let watched: [usize; WATCHED] = std::array::from_fn(|number| by_frame[place(number)].1);
+    let mut frames: [u64; WATCHED] = std::array::from_fn(|number| by_frame[place(number)].0);
     report(&Report::Holding { pages: PAGES, watched: frames })?;
 
     loop {
