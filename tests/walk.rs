@@ -288,7 +288,7 @@ fn a_bad_capture_never_stops_the_walk() {
 #[test]
 fn a_huge_capture_costs_no_memory() {
     const LINES: u64 = 200_000;
-    const PAGES: u64 = 20_000;
+    const PAGES: u64 = 100_000;
     let policy = "[policy]\ncorrected_per_page = { count = 1000, window_s = 86400 }\n";
     let host = Host::with(policy);
     let capture: String = (0..LINES)
