@@ -20,7 +20,7 @@ pub struct Hardware {
     pub kernel: PathBuf,
     /// The initial RAM file system.
     pub initramfs: PathBuf,
-    /// The kernel's command line.
+    /// The kernel's command line, beyond what every machine needs.
     pub command_line: String,
     /// The processor to emulate.
     pub processor: Processor,
@@ -50,6 +50,13 @@ pub struct Qemu {
     monitor: Client,
     dir: PathBuf,
 }
+
+/// What every kernel here is told.
+///
+/// - `panic=-1` with `-no-reboot`: a panic ends the machine at once.
+/// - `no_timer_check`: on a busy host, an emulated timer can be late enough for the kernel to conclude
+///   that its interrupts don't arrive, and to panic.
+const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 panic=-1 no_timer_check";
 
 /// Deadline for QEMU to start and to answer a monitor command.
 const MONITOR: Duration = Duration::from_secs(20);
@@ -143,7 +150,7 @@ fn command(hardware: &Hardware) -> Command {
         .arg(&hardware.kernel)
         .arg("-initrd")
         .arg(&hardware.initramfs)
-        .args(["-append", &hardware.command_line])
+        .args(["-append", &format!("{COMMAND_LINE} {}", hardware.command_line)])
         .args(["-chardev", "file,id=console,path=console.log", "-serial", "chardev:console"])
         .args(["-chardev", "socket,id=agent,path=serial", "-serial", "chardev:agent"])
         .args(["-qmp", "unix:qmp,server=on,wait=off"])

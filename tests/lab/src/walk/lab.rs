@@ -28,8 +28,7 @@ const PROGRAMS: [(&str, &str); 4] = [
 
 /// - `nokaslr`: what is free after one boot is free after the next, so that both can offline it.
 /// - `ras=cec_disable`: the kernel's own collector of corrected errors acts before any daemon could.
-/// - `panic=-1` with QEMU's `-no-reboot`: a panic ends the machine at once.
-const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 panic=-1 nokaslr ras=cec_disable";
+const COMMAND_LINE: &str = "nokaslr ras=cec_disable";
 
 /// The daemon as it would be installed, except that without trace events it must not start.
 const CONFIG: &str = "[sources]\ntracefs = \"on\"\n";
