@@ -41,8 +41,14 @@ impl Network {
         ensure!(line.trim() == "ready", "a network namespace can't be made");
         let mut batch = "link set lo up\n".to_owned();
         for link in 0..LINKS {
-            // Writing to a String can't fail.
-            let _ = writeln!(batch, "link add br{link} type bridge\nlink set br{link} up");
+            // An address of its own: otherwise a bridge takes its lowest port's, and when that node
+            // dies the others go on talking to a controller that moved. Writing to a String can't
+            // fail.
+            let _ = writeln!(
+                batch,
+                "link add br{link} address 02:00:00:00:00:{link:02x} type bridge\n\
+                 link set br{link} up"
+            );
         }
         let _ = writeln!(batch, "addr add {CONTROLLER}/24 dev br2");
         network.ip(&batch)?;
