@@ -9,7 +9,8 @@ use std::process::Child;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use cluster_glue::pacemaker::command::{Runner as _, SystemRunner};
+use cluster_glue::EngineError;
+use cluster_glue::pacemaker::command::{Runner, SystemRunner};
 use cluster_glue::pacemaker::status::{self, ClusterStatus};
 use tempfile::TempDir;
 
@@ -164,14 +165,14 @@ impl Lab {
     /// # Errors
     /// The node is off, or the command fails or takes longer than 15 s.
     pub fn exec(&self, node: &str, command: &[&str]) -> Result<String> {
-        let pid = self.node(node)?.init.pid().to_string();
-        let mut args = vec!["-t", &pid, "--mount", "--uts", "--ipc", "--net", "--pid", "--root"];
-        args.extend(["--wd=/", "--", "env", "-i", "HOME=/root", "LC_ALL=C"]);
-        args.push("PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin");
-        args.extend(command);
-        SystemRunner
-            .run("nsenter", &args, COMMAND)
-            .with_context(|| format!("on {node}: {}", command.join(" ")))
+        let describe = || format!("on {node}: {}", command.join(" "));
+        let (program, args) = command.split_first().context("a command")?;
+        self.runner(node)?.run(program, args, COMMAND).with_context(describe)
+    }
+
+    /// Runs programs inside a node, for an engine that believes to be there.
+    pub(super) fn runner(&self, node: &str) -> Result<NodeRunner> {
+        Ok(NodeRunner { init: self.node(node)?.init })
     }
 
     /// The cluster as `node` sees it.
@@ -268,6 +269,23 @@ impl Lab {
     fn node(&self, name: &str) -> Result<&Node> {
         let node = self.nodes.get(name).filter(|node| node.init.is_alive());
         node.with_context(|| format!("{name} is off"))
+    }
+}
+
+/// See [`Lab::runner`].
+pub(super) struct NodeRunner {
+    init: Process,
+}
+
+impl Runner for NodeRunner {
+    fn run(&self, program: &str, args: &[&str], limit: Duration) -> Result<String, EngineError> {
+        let pid = self.init.pid().to_string();
+        let mut line = vec!["-t", &pid, "--mount", "--uts", "--ipc", "--net", "--pid", "--root"];
+        line.extend(["--wd=/", "--", "env", "-i", "HOME=/root", "LC_ALL=C"]);
+        line.push("PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin");
+        line.push(program);
+        line.extend(args);
+        SystemRunner.run("nsenter", &line, limit)
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
+use cluster_glue::{HaEngine as _, Pacemaker, PacemakerConfig, Scope};
 use serde::Serialize;
 
 use super::Lab;
@@ -92,7 +94,9 @@ impl Tale<'_> {
         let first = self.start(story)?;
         let second = self.error_moves_the_guest(story, &first)?;
         let third = self.death_is_survived(story, &second)?;
-        self.failed_migration_is_retried(story, &first, &second, &third)?;
+        // Now `first` is red, `second` comes back green, and `third` has the guest and is green.
+        self.one_guest_leaves(story, &third, &second)?;
+        self.failed_migration_is_retried(story, &first, &third, &second)?;
         self.no_good_node_left(story)
     }
 
@@ -198,21 +202,43 @@ impl Tale<'_> {
         Ok(ready.node)
     }
 
-    /// No node can take the guest for a while; afterwards one can.
+    /// The engine, as rasd uses it when a guest keeps a bad page. `back` was dead.
+    fn one_guest_leaves(&mut self, story: &mut Story, on: &str, back: &str) -> Result<()> {
+        story.chapter("One guest has to leave");
+        self.lab.power_on(back)?;
+        self.lab.wait_formed(3)?;
+        story.pass(&format!("{back} is back"));
+        self.wait_settled()?;
+        let mark = SystemTime::now();
+        let config = PacemakerConfig { node: Some(on.to_owned()), ..PacemakerConfig::default() };
+        let mut engine = Pacemaker::with_runner(config, Arc::new(self.lab.runner(on)?));
+        let evacuated = engine.evacuate(&Scope::Guest("vm1".to_owned()), "a bad page");
+        story.check(
+            &format!("{on} is marked as a place that vm1 should leave"),
+            evacuated.map(drop).map_err(|error| error.to_string()),
+        );
+        self.wait_line(Duration::from_secs(30), |line| {
+            line.node == back && line.time > mark && line.tick().is_some()
+        })?;
+        story.pass(&format!("vm1 moved to {back}"));
+        self.wait_settled()?;
+        self.lab.exec(on, &["attrd_updater", "-n", "ras-leave-vm1", "-D"])?;
+        self.wait_settled()?;
+        story.check(&format!("the mark is taken off, and it stays on {back}"), self.runs_on(back));
+        Ok(())
+    }
+
+    /// The only node that could take the guest can't, for a while.
     fn failed_migration_is_retried(
         &mut self,
         story: &mut Story,
         red: &str,
-        dead: &str,
+        free: &str,
         on: &str,
     ) -> Result<()> {
         story.chapter("A migration fails");
-        self.lab.power_on(dead)?;
-        self.lab.wait_formed(3)?;
-        story.pass(&format!("{dead} is back"));
-        self.wait_settled()?;
-        self.lab.exec(dead, &["sh", "-c", "kill -KILL $(cat /run/ras-landing.pid)"])?;
-        story.note(&format!("{dead} loses its landing service, {red} is still red"));
+        self.lab.exec(free, &["sh", "-c", "kill -KILL $(cat /run/ras-landing.pid)"])?;
+        story.note(&format!("{free} loses its landing service, {red} is still red"));
         let mark = SystemTime::now();
         self.lab.inject(on, &lost_page(0x7f00_0003))?;
         self.lab.inject(on, &lost_page(0x7f00_0004))?;
@@ -233,12 +259,12 @@ impl Tale<'_> {
             &format!("and it runs on, on {on}"),
             expect(after > before && line.node == on, &format!("it is at {line:?}")),
         );
-        self.lab.exec(dead, &["sh", "-c", LANDING])?;
-        story.note(&format!("the landing service of {dead} is back"));
+        self.lab.exec(free, &["sh", "-c", LANDING])?;
+        story.note(&format!("the landing service of {free} is back"));
         self.wait_line(Duration::from_secs(60), |line| {
-            line.node == dead && line.time > mark && line.tick().is_some()
+            line.node == free && line.time > mark && line.tick().is_some()
         })?;
-        story.pass(&format!("rasd had the failure cleaned up: vm1 moved to {dead}"));
+        story.pass(&format!("rasd had the failure cleaned up: vm1 moved to {free}"));
         self.wait_settled()?;
         let lines = self.console.lines();
         story.check("its counter never went back and no tick was made twice", one_life(&lines));
