@@ -18,7 +18,11 @@
 //! page marked, so the next attempt says `EHWPOISON` although nothing was freed. After an `EBUSY`,
 //! `EHWPOISON` therefore counts as one more `EBUSY`. And a soft offline of a page that is marked says
 //! 0, as if it had just been done: the mark is looked up before the question.
+//!
+//! The kernel's own recovery leaves the same mark on a page it could not free. Only the trace event
+//! that goes with it tells: see [`HostPages::left_in_use`].
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -83,7 +87,12 @@ pub struct HostPages {
     page_flags: PathBuf,
     limits: Offline,
     stop: Stop,
+    /// Pages the kernel marked and left in use, and why.
+    left_in_use: BTreeMap<Pfn, String>,
 }
+
+/// Pages remembered as left in use. A machine with more has other worries.
+const LEFT_IN_USE_MAX: usize = 4096;
 
 /// What came of a request, and how often it was made.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -111,7 +120,17 @@ impl HostPages {
             page_flags: config.paths.proc.join("kpageflags"),
             limits: config.offline.clone(),
             stop,
+            left_in_use: BTreeMap::new(),
         }
+    }
+
+    /// The kernel said that it marked a page but could not free it: from now on, its mark is not taken
+    /// for a success.
+    pub fn left_in_use(&mut self, pfn: Pfn, why: &str) -> HostOutcome {
+        if self.left_in_use.len() < LEFT_IN_USE_MAX {
+            self.left_in_use.insert(pfn, why.to_owned());
+        }
+        in_use(why)
     }
 
     /// Takes one page out of use, asking again while it is busy: see `[offline]` in `rasd.toml`.
@@ -134,6 +153,11 @@ impl HostPages {
                 let (pfn, how) = pages[index];
                 let outcome = match self.ask(pfn, how) {
                     Answer::Final(HostOutcome::AlreadyOffline) if attempts > 1 => None,
+                    Answer::Final(HostOutcome::AlreadyOffline) => Some(
+                        self.left_in_use
+                            .get(&pfn)
+                            .map_or(HostOutcome::AlreadyOffline, |why| in_use(why)),
+                    ),
                     Answer::Final(outcome) => Some(outcome),
                     Answer::TryAgain => None,
                 };
@@ -199,6 +223,12 @@ impl HostPages {
     fn soft_is_switched_off(&self) -> bool {
         self.kernel.read(&self.soft_offline_switch).is_ok_and(|text| text.trim() == "0")
     }
+}
+
+fn in_use(why: &str) -> HostOutcome {
+    let detail =
+        format!("the kernel marked the page but still uses it ({why}); only a reboot helps");
+    HostOutcome::Failed { detail }
 }
 
 #[cfg(test)]
@@ -291,6 +321,19 @@ mod tests {
         let answers =
             [Errno::EBUSY, Errno::EHWPOISON, Errno::EHWPOISON, Errno::EHWPOISON, Errno::EHWPOISON];
         check(OfflineMode::Hard, &answers, &HostOutcome::Busy { attempts: 5 }, 5);
+    }
+
+    #[test]
+    fn a_mark_on_a_page_the_kernel_kept_is_not_a_success() {
+        let kernel = Scripted::default();
+        kernel.answers.lock().unwrap().extend([Errno::EHWPOISON, Errno::EHWPOISON]);
+        let mut pages = HostPages::new(&quick(), Box::new(kernel), Stop::default());
+        let outcome = |pages: &HostPages| pages.offline(Pfn(0x1234), OfflineMode::Hard).outcome;
+        assert_eq!(outcome(&pages), HostOutcome::AlreadyOffline);
+        pages.left_in_use(Pfn(0x1234), "reserved kernel page: Ignored");
+        assert!(
+            matches!(outcome(&pages), HostOutcome::Failed { detail } if detail.contains("Ignored"))
+        );
     }
 
     #[test]

@@ -31,7 +31,7 @@ use ras_core::{
 };
 use ras_qmp::ras::RetireCause;
 
-use crate::decode::decode;
+use crate::decode::{decode, left_in_use};
 use crate::evacuate::Evacuations;
 use crate::guests::Guests;
 use crate::host_page::{HostPages, Offlined};
@@ -85,6 +85,7 @@ impl Pipeline {
         let queued_ns = nanos(report.taken.elapsed());
         let mut watch = Watch::start();
         self.shared.count(|counts| counts.events += 1);
+        self.heed_kernel(report);
         let records = self.decode(report);
         self.kill.passed(Step::Decoded);
         let decode_ns = watch.lap();
@@ -117,6 +118,20 @@ impl Pipeline {
                 event_to_remembered_ns,
                 act_ns,
             });
+        }
+    }
+
+    /// The kernel's account of its own attempt may come after we took the mark it left for a success.
+    fn heed_kernel(&mut self, report: &Report) {
+        let Some((pfn, why)) = left_in_use(&report.body) else { return };
+        let outcome = self.host.left_in_use(pfn, &why);
+        tracing::error!(%pfn, why, "the kernel marked a page but still uses it");
+        let mut ledger = self.shared.ledger();
+        let page = ledger.page(pfn).filter(|page| page.state == RetireState::Retired).cloned();
+        if let Some(mut page) = page {
+            let text = outcome::describe(&outcome, &[]);
+            (page.state, page.outcome, page.updated) = (RetireState::Failed, text, wall_clock());
+            self.store(&mut ledger, None, vec![page]);
         }
     }
 
