@@ -96,8 +96,8 @@ fn check_stayed(source: &Vm, status: &MigrateStatus) -> Result<()> {
 }
 
 /// Slows the source down, so that there is a middle of the migration to interfere with.
-fn crawl(source: &Vm) -> Result<()> {
-    let crawl = json!({ "max-bandwidth": 2 << 20 });
+fn crawl(source: &Vm, bytes_per_s: u64) -> Result<()> {
+    let crawl = json!({ "max-bandwidth": bytes_per_s });
     source.qmp()?.execute("migrate-set-parameters", crawl, SOON)?;
     Ok(())
 }
@@ -210,7 +210,8 @@ fn a_page_that_dies_in_the_middle_of_the_move_goes_along_as_a_mark() -> Result<(
     let source = Vm::start(VmOptions { cmdline: "work=768".to_owned(), ..busy() })?;
     source.wait_tick(10, SOON)?;
     let destination = await_arrival(&source, &harbour.uri())?;
-    crawl(&source)?;
+    // The guest looks at each page every few ticks, which take long on a busy machine.
+    crawl(&source, 512 << 10)?;
     let mut qmp = source.qmp()?;
     qmp.migrate(&harbour.uri())?;
     wait_half_way(&source)?;
@@ -236,7 +237,7 @@ fn a_destination_that_dies_half_way_costs_nothing_and_the_next_try_works() -> Re
     let source = Vm::start(busy())?;
     source.wait_tick(10, SOON)?;
     let doomed = await_arrival(&source, &harbour.uri())?;
-    crawl(&source)?;
+    crawl(&source, 2 << 20)?;
     source.qmp()?.migrate(&harbour.uri())?;
     wait_half_way(&source)?;
     doomed.kill()?;
@@ -264,7 +265,7 @@ fn a_source_that_dies_half_way_leaves_no_half_guest() -> Result<()> {
     let source = Vm::start(busy())?;
     source.wait_tick(10, SOON)?;
     let destination = await_arrival(&source, &harbour.uri())?;
-    crawl(&source)?;
+    crawl(&source, 2 << 20)?;
     source.qmp()?.migrate(&harbour.uri())?;
     wait_half_way(&source)?;
     source.kill()?;
@@ -284,7 +285,7 @@ fn a_cancelled_guest_stays() -> Result<()> {
     let source = Vm::start(busy())?;
     source.wait_tick(10, SOON)?;
     let destination = await_arrival(&source, &harbour.uri())?;
-    crawl(&source)?;
+    crawl(&source, 2 << 20)?;
     source.qmp()?.migrate(&harbour.uri())?;
     wait_half_way(&source)?;
     source.qmp()?.execute("migrate_cancel", json!(null), SOON)?;

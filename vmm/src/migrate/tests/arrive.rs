@@ -1,7 +1,6 @@
 //! Guests that arrive whole.
 
 use std::sync::atomic::AtomicU64;
-use std::time::Instant;
 
 use super::*;
 
@@ -189,51 +188,4 @@ fn a_guest_that_never_rests_is_stopped_or_left_as_told() {
     assert!(source.is_running() && !destination.is_running());
     assert!(matches!(received, Err(MigrateError::PeerFailed(_))), "{received:?}");
     assert_eq!(stats.status, Status::Failed);
-}
-
-/// Not a test of speed but a way to look at it:
-/// `cargo test --release -p rasvmm --lib throughput -- --ignored --nocapture`.
-#[test]
-#[ignore = "a figure, not a check"]
-fn throughput() {
-    const SIZE: u64 = 256 * MIB;
-    let vm = || FakeVm::new(&[(Gpa(0), SIZE, RegionKind::Ram)]);
-    for tcp in [false, true] {
-        for dirtying in [false, true] {
-            let (_directory, path) = directory();
-            let uri = if tcp { Uri::Tcp("127.0.0.1:0".to_owned()) } else { Uri::Unix(path) };
-            let source = vm().started(SIZE / PAGE_SIZE);
-            let destination = vm();
-            let incoming = Incoming::listen("vm1", &uri, impatient().peer_timeout).unwrap();
-            let to = match incoming.port() {
-                Some(port) => Uri::Tcp(format!("127.0.0.1:{port}")),
-                None => uri,
-            };
-            let migration = Migration::new("vm1", to, impatient());
-            let started = Instant::now();
-            std::thread::scope(|scope| {
-                // 32 MiB, some 50,000 pages per second.
-                scope.spawn(|| {
-                    let page = |count: u64| Gpa(count % 8192 * PAGE_SIZE);
-                    let write = |count: &u64| source.guest_writes(page(*count), &[1; 64]);
-                    for count in (0_u64..).take_while(|_| dirtying).take_while(write) {
-                        if count % 50 == 0 {
-                            std::thread::sleep(Duration::from_millis(1));
-                        }
-                    }
-                });
-                let (outcome, _) = migrate(&source, &destination, &migration, incoming);
-                assert!(matches!(outcome, Outcome::Completed), "{outcome:?}");
-            });
-            let took = started.elapsed();
-            let stats = migration.stats();
-            println!(
-                "tcp {tcp}, dirtying {dirtying}: {took:?}, {} rounds, {} MiB, last long round {:.0} MB/s, gap {:?} ms",
-                stats.ram.dirty_sync_count,
-                stats.ram.transferred >> 20,
-                stats.ram.mbps / 8.0,
-                stats.downtime,
-            );
-        }
-    }
 }
