@@ -65,7 +65,10 @@ impl Client {
             events: VecDeque::new(),
             last_id: 0,
         };
-        let greeting = client.receive("greeting", timeout, deadline)?;
+        let mut greeting = client.receive("greeting", timeout, deadline)?;
+        if let Some(error) = greeting.get_mut("error") {
+            return Err(client.refusal("connecting", error.take()));
+        }
         if greeting.get("QMP").is_none() {
             return Err(client.protocol("the greeting has no member 'QMP'"));
         }
@@ -98,9 +101,7 @@ impl Client {
                 continue;
             }
             if let Some(error) = message.get_mut("error") {
-                let source = serde_json::from_value(error.take())
-                    .map_err(|error| self.protocol(&format!("malformed error: {error}")))?;
-                return Err(QmpError::Command { command: command.to_owned(), source });
+                return Err(self.refusal(command, error.take()));
             }
             match message.get_mut("return") {
                 Some(value) => return Ok(value.take()),
@@ -200,6 +201,13 @@ impl Client {
 
     fn io(&self, doing: &'static str, source: std::io::Error) -> QmpError {
         QmpError::Io { doing, path: self.path.clone(), source }
+    }
+
+    fn refusal(&self, command: &str, error: Value) -> QmpError {
+        match serde_json::from_value(error) {
+            Ok(source) => QmpError::Command { command: command.to_owned(), source },
+            Err(error) => self.protocol(&format!("malformed error: {error}")),
+        }
     }
 
     fn protocol(&self, detail: &str) -> QmpError {

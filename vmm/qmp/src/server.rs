@@ -140,6 +140,8 @@ fn accept(listener: &UnixListener, events: &Events, handler: &Arc<dyn Handler>) 
         {
             let mut clients = lock(&events.clients);
             if clients.len() >= CLIENTS_MAX {
+                drop(clients);
+                client.send(&response(Err(CommandError::generic("too many clients")), None));
                 continue;
             }
             clients.push(Arc::clone(&client));

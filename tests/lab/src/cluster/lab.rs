@@ -315,8 +315,8 @@ fn programs(bin: &Path) -> Result<()> {
         script(&format!("{name}-timed"), &text)?;
     }
     // Static, so that they run in the nodes whatever this machine's C library is.
-    for name in ["rasvmm", "rasd", "rasctl", "vm", "ras-landing"] {
-        let program = artifacts::static_program(name)?;
+    let names = ["rasvmm", "rasd", "rasctl", "vm", "ras-landing"];
+    for (name, program) in names.iter().zip(artifacts::static_programs(&names)?) {
         fs::copy(&program, bin.join(name)).with_context(|| format!("copying {name}"))?;
     }
     let guest = artifacts::guest()?;
