@@ -37,3 +37,32 @@ pub struct Decoded {
     /// the input's length; 0 where the input does not begin with a record at all.
     pub consumed: usize,
 }
+
+impl Decoded {
+    /// Decodes records that follow one another. `first` decodes the one a slice begins with; this ends
+    /// where that finds none. Offsets of problems count from the start of `bytes`.
+    #[must_use]
+    pub fn sequence(bytes: &[u8], first: impl Fn(&[u8]) -> Self) -> Self {
+        let mut all = Self::default();
+        while let Some(rest @ [_, ..]) = bytes.get(all.consumed..) {
+            let decoded = first(rest);
+            all.records.extend(decoded.records);
+            all.problems.extend(decoded.problems.into_iter().map(|problem| Problem {
+                offset: problem.offset.saturating_add(all.consumed as u64),
+                ..problem
+            }));
+            if decoded.consumed == 0 {
+                break;
+            }
+            all.consumed += decoded.consumed;
+        }
+        all
+    }
+}
+
+/// One record that is not part of a stream.
+impl From<ErrorRecord> for Decoded {
+    fn from(record: ErrorRecord) -> Self {
+        Self { problems: record.problems.clone(), records: Vec::from([record]), consumed: 0 }
+    }
+}

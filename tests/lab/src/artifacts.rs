@@ -39,14 +39,6 @@ pub fn programs(names: &[&str]) -> Result<Vec<PathBuf>> {
     of_workspace(names, "RAS_BIN_DIR", None)
 }
 
-/// A program of this workspace, linked statically against musl.
-///
-/// # Errors
-/// No such program here, or the build failed.
-pub fn static_program(name: &str) -> Result<PathBuf> {
-    only(static_programs(&[name])?)
-}
-
 /// As [`programs`], linked statically against musl.
 ///
 /// # Errors

@@ -60,18 +60,13 @@ pub(crate) fn run(file: &Path, as_json: bool, out: &mut dyn Write) -> Result<(),
 }
 
 fn decode(body: &Body, formats: &HashMap<String, EventFormat>) -> Result<Decoded, String> {
-    let one = |record: ErrorRecord| Decoded {
-        problems: record.problems.clone(),
-        records: vec![record],
-        consumed: 0,
-    };
     match body {
         Body::Mce(mce) => {
             let context = Context { time: None, cpu: mce.cpu, socket: mce.socket };
-            Ok(one(mca::decode(&mce.registers, context)))
+            Ok(mca::decode(&mce.registers, context).into())
         }
-        Body::Cper(bytes) => Ok(sequence(bytes, cper::decode_record)),
-        Body::StatusBlock(bytes) => Ok(sequence(bytes, cper::decode_status_block)),
+        Body::Cper(bytes) => Ok(Decoded::sequence(bytes, cper::decode_record)),
+        Body::StatusBlock(bytes) => Ok(Decoded::sequence(bytes, cper::decode_status_block)),
         Body::Tracepoint { name, payload } => {
             let format = formats.get(name).ok_or("no 'format' line of its tracepoint before")?;
             match name.as_str() {
@@ -79,28 +74,10 @@ fn decode(body: &Body, formats: &HashMap<String, EventFormat>) -> Result<Decoded
                 "ras:memory_failure_event" => trace::memory_failure::decode(format, payload),
                 other => return Err(format!("nobody decodes tracepoint {other:?}")),
             }
-            .map(one)
+            .map(Decoded::from)
             .map_err(|error| chain(&error))
         }
     }
-}
-
-/// Records that follow one another. Ends where nothing more can be read; every step takes bytes.
-fn sequence(bytes: &[u8], decode_first: impl Fn(&[u8]) -> Decoded) -> Decoded {
-    let mut all = Decoded::default();
-    while let Some(rest @ [_, ..]) = bytes.get(all.consumed..) {
-        let decoded = decode_first(rest);
-        all.records.extend(decoded.records);
-        all.problems.extend(decoded.problems.into_iter().map(|problem| Problem {
-            offset: problem.offset.saturating_add(all.consumed as u64),
-            ..problem
-        }));
-        if decoded.consumed == 0 {
-            break;
-        }
-        all.consumed += decoded.consumed;
-    }
-    all
 }
 
 fn show(

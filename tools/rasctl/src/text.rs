@@ -1,6 +1,7 @@
 //! Text for people: tables, times, errors in one line.
 
 use std::io::Write;
+use std::time::{Duration, SystemTime};
 
 use ras_core::Timestamp;
 use serde::Serialize;
@@ -45,25 +46,8 @@ pub(crate) fn json(value: &impl Serialize, out: &mut dyn Write) -> Result<(), Fa
 
 /// RFC 3339 in UTC, to the second: `2026-11-22T14:29:01Z`.
 pub(crate) fn rfc3339(time: Timestamp) -> String {
-    let (days, second) = (time.secs() / 86_400, time.secs() % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-/// Gregorian date of a day since 1970-01-01.
-fn civil(days: u64) -> (u64, u64, u64) {
-    // Counted from 1 March of year 0, leap days are at the end of a year, and of an era of 400 years.
-    const ERA: u64 = 146_097;
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / ERA, days % ERA);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / (ERA - 1)) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(time.secs());
+    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 /// An error and its causes in one line.

@@ -1,6 +1,7 @@
 //! A report's bytes to error records: which decoder of `mce_decoder` reads what.
 
 use mce_decoder::mca::Context;
+use mce_decoder::trace::TraceError;
 use mce_decoder::{Decoded, cper, mca, trace};
 use ras_core::{ErrorRecord, Pfn, Problem};
 
@@ -16,10 +17,10 @@ pub fn decode(body: &Body) -> Decoded {
         }),
         Body::Mce(mce) => {
             let context = Context { time: None, cpu: mce.cpu, socket: mce.socket };
-            one::<std::convert::Infallible>(Ok(mca::decode(&mce.registers, context)))
+            mca::decode(&mce.registers, context).into()
         }
-        Body::Cper(bytes) => sequence(bytes, cper::decode_record),
-        Body::StatusBlock(bytes) => sequence(bytes, cper::decode_status_block),
+        Body::Cper(bytes) => Decoded::sequence(bytes, cper::decode_record),
+        Body::StatusBlock(bytes) => Decoded::sequence(bytes, cper::decode_status_block),
     }
 }
 
@@ -37,34 +38,14 @@ pub fn left_in_use(body: &Body) -> Option<(Pfn, String)> {
     (kept && news).then(|| (failure.pfn, format!("{}: {}", failure.page_type, failure.result)))
 }
 
-fn one<E: std::fmt::Display>(record: Result<ErrorRecord, E>) -> Decoded {
-    match record {
-        Ok(record) => {
-            Decoded { problems: record.problems.clone(), records: vec![record], consumed: 0 }
-        }
-        Err(error) => {
-            let problem = Problem { offset: 0, detail: error.to_string() };
-            Decoded { problems: vec![problem], ..Decoded::default() }
-        }
-    }
-}
-
-/// Records that follow one another. Ends where nothing more can be read; every step takes bytes.
-fn sequence(bytes: &[u8], decode_first: impl Fn(&[u8]) -> Decoded) -> Decoded {
-    let mut all = Decoded::default();
-    while let Some(rest @ [_, ..]) = bytes.get(all.consumed..) {
-        let decoded = decode_first(rest);
-        all.records.extend(decoded.records);
-        all.problems.extend(decoded.problems.into_iter().map(|problem| Problem {
-            offset: problem.offset.saturating_add(all.consumed as u64),
-            ..problem
-        }));
-        if decoded.consumed == 0 {
-            break;
-        }
-        all.consumed += decoded.consumed;
-    }
-    all
+fn one(record: Result<ErrorRecord, TraceError>) -> Decoded {
+    record.map_or_else(
+        |error| Decoded {
+            problems: vec![Problem { offset: 0, detail: error.to_string() }],
+            ..Decoded::default()
+        },
+        Decoded::from,
+    )
 }
 
 #[cfg(test)]
