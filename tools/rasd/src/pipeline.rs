@@ -77,7 +77,6 @@ impl Pipeline {
             }
         }
         self.shared.ledger().flush();
-        self.timings.flush();
     }
 
     /// The walk of one report. It may hold several records, or none.
@@ -329,7 +328,6 @@ impl Pipeline {
         if !self.shared.ledger().flush() {
             self.shared.count(|counts| counts.store_errors += 1);
         }
-        self.timings.flush();
         self.evacuations.retry();
     }
 }

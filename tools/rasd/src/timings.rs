@@ -1,7 +1,7 @@
 //! `--timings FILE`: how long each step of each fault's walk took, one JSON object a line.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{LineWriter, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use serde::Serialize;
 /// Writes nothing unless asked to.
 #[derive(Debug, Default)]
 pub struct Timings {
-    out: Option<BufWriter<File>>,
+    out: Option<LineWriter<File>>,
 }
 
 /// A fault's walk. All times in nanoseconds.
@@ -38,7 +38,7 @@ impl Timings {
     /// # Errors
     /// It can't be created.
     pub fn create(path: &Path) -> std::io::Result<Self> {
-        Ok(Self { out: Some(BufWriter::new(File::create(path)?)) })
+        Ok(Self { out: Some(LineWriter::new(File::create(path)?)) })
     }
 
     /// Puts a walk down.
@@ -50,13 +50,6 @@ impl Timings {
         if let Err(error) = written {
             tracing::error!(%error, "timings end here");
             self.out = None;
-        }
-    }
-
-    /// Hands out what is buffered.
-    pub fn flush(&mut self) {
-        if let Some(Err(error)) = self.out.as_mut().map(Write::flush) {
-            tracing::error!(%error, "timings are incomplete");
         }
     }
 }
