@@ -28,6 +28,15 @@ pub fn root() -> Result<(), String> {
     if Uid::effective().is_root() { Ok(()) } else { Err("only root can do this".to_owned()) }
 }
 
+/// The kernel can take a page out of use: `CONFIG_MEMORY_FAILURE`.
+///
+/// # Errors
+/// The reason in one line.
+pub fn hard_offline() -> Result<(), String> {
+    const FILE: &str = "/sys/devices/system/memory/hard_offline_page";
+    if Path::new(FILE).exists() { Ok(()) } else { Err(format!("the kernel has no {FILE}")) }
+}
+
 /// Network and mount namespaces can be made.
 ///
 /// # Errors

@@ -5,6 +5,7 @@
 //!   page of a running guest poisoned (UFFDIO_POISON)      vm1: rasvmm + test guest
 //!   matching machine check --stdin--> rasd --QMP--> vm1   block unplugged while it runs
 //!   a second one ----------stdin--> rasd --QMP--> vm1 ==unix socket==> vm1' (the peer)
+//!       (lost for real, by the kernel, where it can)
 //!   SIGKILL, restart ------------------> rasd              nothing forgotten
 //! ```
 //!
@@ -152,8 +153,8 @@ impl Tale<'_> {
         ));
         for source in status.sources.iter().filter(|source| source.state == "failed") {
             self.story.note(&format!("{}: {}", source.name, source.detail));
-            self.story.note("so the machine checks of this story come in by hand");
         }
+        self.story.note("the machine checks of this story come in by hand, as a replayed capture");
         Ok(rasd)
     }
 
@@ -265,7 +266,11 @@ impl Tale<'_> {
         rasd: &mut Daemon,
     ) -> Result<RetiredPage> {
         self.story.chapter("A second page goes bad, in memory that can't be unplugged");
-        let victim = self.poison(source, RegionKind::Ram)?;
+        // Where the kernel can lose memory for real, that is left to it, and to rasd asking for it.
+        let victim = match capability::hard_offline() {
+            Ok(()) => self.choose(source, RegionKind::Ram)?,
+            Err(_) => self.poison(source, RegionKind::Ram)?,
+        };
         let began = Instant::now();
         rasd.feed(&machine_check(victim.pfn))?;
         let page = rasd.wait_page(victim.pfn, self.patience)?;
@@ -278,6 +283,13 @@ impl Tale<'_> {
             "health is {}: {}; the guest left",
             status.health.health, status.health.reason
         ));
+        if page.outcome.starts_with("host: offline") {
+            let lost = format!("guest page {} is lost", victim.gpa);
+            self.story.check(
+                "the kernel poisoned it and told rasvmm (SIGBUS), which lives",
+                holds(source.log().contains(&lost), || format!("its log: {}", source.log())),
+            );
+        }
         let migration = source.qmp()?.query_migrate()?;
         let last = source.last_tick().context("the source ticked before")?;
         let first = arrived.tick().context("a line that was a tick before")?;
@@ -355,19 +367,23 @@ impl Tale<'_> {
 
     /// Poisons a page the guest uses.
     fn poison(&mut self, vm: &Vm, kind: RegionKind) -> Result<Victim> {
-        let mut qmp = vm.qmp()?;
-        let map: MemoryMap = qmp.memory_map()?;
+        let Victim { gpa, .. } = self.choose(vm, kind)?;
+        // The kernel may have moved the page meanwhile.
+        let pfn = vm.qmp()?.inject_poison(gpa)?.context("rasvmm learned the page's host frame")?;
+        self.story.note("poisoned it in there (UFFDIO_POISON)");
+        Ok(Victim { gpa, pfn })
+    }
+
+    /// Picks a page the guest uses.
+    fn choose(&mut self, vm: &Vm, kind: RegionKind) -> Result<Victim> {
+        let map: MemoryMap = vm.qmp()?.memory_map()?;
         let region = map.regions.iter().find(|region| region.kind == kind);
         let region = region.with_context(|| format!("the guest has no {kind:?}"))?;
         // The guest's own program lies low in its boot memory: losing that would be its end.
         let offset = if kind == RegionKind::Ram { region.size / 2 } else { 0 };
-        let gpa = page::first_present(map.pid, region, offset)?;
-        let pfn = qmp.inject_poison(gpa)?.context("rasvmm learned the page's host frame")?;
-        self.story.note(&format!(
-            "poisoned the guest's page {gpa}, host page {} (UFFDIO_POISON)",
-            pfn.addr()
-        ));
+        let (gpa, pfn) = page::first_present(map.pid, region, offset)?;
         ensure!(pfn.0 != 0, "the host hides page frame numbers from us");
+        self.story.note(&format!("it is the guest's page {gpa}, host page {}", pfn.addr()));
         Ok(Victim { gpa, pfn })
     }
 

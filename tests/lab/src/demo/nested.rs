@@ -7,8 +7,8 @@
 //!                                                   +--> rasd, rasctl, two rasvmm + test guest
 //! ```
 //!
-//! That kernel, unlike one that is left to the story by chance, can take pages out of use: what is
-//! poisoned there stays poisoned.
+//! That kernel can take pages out of use, as those of few development machines can: what is lost there
+//! is lost for real.
 
 use std::fs;
 use std::path::PathBuf;
@@ -34,10 +34,11 @@ pub struct Outcome {
     pub told: Told,
 }
 
-/// How long a step may take in there, where all takes ten to a hundred times as long.
+/// How long a step may take in there, where everything takes ten to a hundred times as long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The whole story takes half a minute on an idle machine.
+/// The whole story takes four seconds on an idle machine. Later, the agent would switch off: nobody asks
+/// it for anything meanwhile.
 const STORY: Duration = Duration::from_secs(170);
 
 const MEMORY_MIB: u32 = 512;
