@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
 use crate::packages::output;
@@ -30,8 +30,7 @@ pub fn program(name: &str) -> Result<PathBuf> {
     only(programs(&[name])?)
 }
 
-/// Programs of this workspace, built for this host; the files are in the order of `names`. One build
-/// of several is quicker than several of one.
+/// Programs of this workspace, built for this host; the files are in the order of `names`.
 ///
 /// # Errors
 /// No such program here, or the build failed.
@@ -61,7 +60,6 @@ pub fn guest() -> Result<PathBuf> {
         what: "the test guest".to_owned(),
         arguments: vec!["--manifest-path".to_owned(), dir.join("Cargo.toml").display().to_string()],
         target: Some(BARE_TARGET),
-        // Cargo reads `.cargo/config.toml` of where it runs: the guest's link arguments are there.
         dir,
         // A workspace of its own also locks a target directory of its own.
         target_dir: Some(target_dir().join("guest")),
@@ -84,17 +82,18 @@ pub fn target_dir() -> PathBuf {
     set.map_or_else(|| workspace_root().join("target"), |dir| workspace_root().join(dir))
 }
 
-/// The package that has the program `name`.
-fn package_of(name: &str) -> Result<&'static str> {
-    Ok(match name {
-        "rasd" => "rasd",
-        "rasctl" => "rasctl",
-        "rasvmm" => "rasvmm",
-        "vm" | "ras-landing" => "ras-ocf",
-        "lab-agent" | "page-holder" | "demo-story" => "ras-lab",
-        _ => bail!("this workspace has no program `{name}` for the lab"),
-    })
-}
+/// Programs a story may want on this host, each with its package.
+const PROGRAMS: [(&str, &str); 5] = [
+    ("rasd", "rasd"),
+    ("rasctl", "rasctl"),
+    ("rasvmm", "rasvmm"),
+    ("vm", "ras-ocf"),
+    ("ras-landing", "ras-ocf"),
+];
+
+/// Programs that only run inside a lab's machine.
+const INSIDE: [(&str, &str); 3] =
+    [("lab-agent", "ras-lab"), ("page-holder", "ras-lab"), ("demo-story", "ras-lab")];
 
 fn of_workspace(
     names: &[&str],
@@ -104,15 +103,21 @@ fn of_workspace(
     // A directory that lacks a program is no error: who filled it may have needed only some.
     let dir = env::var_os(built_before).map(PathBuf::from);
     let there = |name: &str| dir.as_ref().map(|dir| dir.join(name)).filter(|file| file.is_file());
-    let missing: Vec<&str> = names.iter().copied().filter(|name| there(name).is_none()).collect();
-    let mut arguments = Vec::new();
-    for name in &missing {
-        arguments.extend(["-p", package_of(name)?, "--bin", name].map(str::to_owned));
+    let inside = if target.is_some() { &INSIDE[..] } else { &[] };
+    let all: Vec<(&str, &str)> = PROGRAMS.iter().chain(inside).copied().collect();
+    for name in names {
+        let known = all.iter().any(|(program, _)| program == name);
+        ensure!(known, "this workspace has no program `{name}` for the lab");
     }
-    let built = if missing.is_empty() {
+    let built = if names.iter().all(|name| there(name).is_some()) {
         BTreeMap::new()
     } else {
-        let (what, dir) = (missing.join(", "), workspace_root().to_owned());
+        // All of them, whichever are wanted: another set of packages would have other features, and
+        // cargo would build everything below them once more.
+        let arguments = all.iter().flat_map(|(name, package)| ["-p", package, "--bin", name]);
+        let arguments = arguments.map(str::to_owned).collect();
+        let what = all.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        let dir = workspace_root().to_owned();
         build(&Build { what, arguments, target, dir, target_dir: None })?
     };
     let file = |name: &&str| {

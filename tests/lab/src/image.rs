@@ -27,14 +27,7 @@ const DIRECTORIES: [&str; 10] =
 pub(crate) fn requirements() -> Result<(), String> {
     // Machines have 512 MiB; the builds before them need more than QEMU does.
     capability::memory(1024)?;
-    for (package, program) in PACKAGES {
-        if let Err(missing) = capability::program(program) {
-            capability::apt()
-                .and_then(|()| capability::root())
-                .map_err(|why| format!("{missing} (package {package}): {why}"))?;
-        }
-    }
-    Ok(())
+    PACKAGES.iter().try_for_each(|(package, program)| packages::obtainable(package, program))
 }
 
 /// Installs what machines need where it is missing.

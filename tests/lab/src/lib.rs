@@ -5,6 +5,7 @@
 //! saying what it fetches and why; the later ones are the stories told with them.
 
 mod cache;
+mod mortal;
 
 pub mod agent;
 pub mod artifacts;

@@ -64,6 +64,17 @@ pub fn ensure(packages: &[&str]) -> Result<()> {
     })
 }
 
+/// Whether `program` of `package` is here, or [`ensure`] could bring it.
+///
+/// # Errors
+/// The reason why not, in one line.
+pub fn obtainable(package: &str, program: &str) -> Result<(), String> {
+    let Err(missing) = capability::program(program) else { return Ok(()) };
+    capability::apt()
+        .and_then(|()| capability::root())
+        .map_err(|why| format!("{missing} (package {package}): {why}"))
+}
+
 /// Downloads `package` and unpacks it into the cache without installing it; returns the directory
 /// that stands for `/`. Unpacked once: later calls answer from the cache, whose file `.version`
 /// names the version. Delete the directory to get a newer one.

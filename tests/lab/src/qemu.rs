@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use ras_qmp::Client;
 use serde_json::json;
 
-use crate::capability;
+use crate::mortal;
 
 /// What to boot, and with what.
 #[derive(Clone, Debug)]
@@ -133,15 +133,7 @@ impl Drop for Qemu {
 }
 
 fn command(hardware: &Hardware) -> Command {
-    // QEMU has to go when we are killed and no destructor runs.
-    let mut command = match capability::program("setpriv") {
-        Ok(setpriv) => {
-            let mut command = Command::new(setpriv);
-            command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
-            command
-        }
-        Err(_) => Command::new("qemu-system-x86_64"),
-    };
+    let mut command = mortal::command("qemu-system-x86_64");
     command
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .args(["-machine", "q35", "-accel", "tcg", "-cpu", hardware.processor.model()])

@@ -20,7 +20,7 @@ mod serial;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, thread};
@@ -31,7 +31,7 @@ use tempfile::TempDir;
 
 pub use serial::{Line, Ready, Tick};
 
-use crate::artifacts;
+use crate::{artifacts, mortal};
 
 /// How long a machine may take to answer on its QMP socket after its start.
 const QMP_READY: Duration = Duration::from_secs(10);
@@ -157,7 +157,7 @@ impl Vm {
             .with_context(|| format!("creating the log {}", log_file.display()))?;
         let qmp = dir.join(format!("{}.qmp", options.name));
         let started = Instant::now();
-        let mut child = Command::new(&program)
+        let mut child = mortal::command(&program)
             .args(options.arguments(&kernel, &qmp))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

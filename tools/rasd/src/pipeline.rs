@@ -301,7 +301,9 @@ impl Pipeline {
                 *(if offline { &mut counts.offlined } else { &mut counts.offline_failed }) += 1;
             });
             tracing::info!(%pfn, state = %state, outcome = text, "page walked");
-            if (page.state, &page.outcome) == (state, &text) {
+            // A walk that finds no guest any more has no news of those that were asked before.
+            let no_news = outcome.guests.is_empty() && page.outcome.starts_with(&text);
+            if page.state == state && (page.outcome == text || no_news) {
                 continue;
             }
             page.attempts = page.attempts.saturating_add(answer.attempts);

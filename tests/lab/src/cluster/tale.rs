@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::Lab;
 use super::console::{Console, Line};
 use super::process::wait_until;
-use crate::{Story, Summary, capability};
+use crate::{Story, Summary, capability, packages};
 
 /// What was measured. Milliseconds.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
@@ -48,7 +48,7 @@ pub fn requirements() -> Result<(), String> {
     capability::namespaces()?;
     capability::kvm()?;
     capability::program("setpriv").map(drop)?;
-    capability::program("ip").map(drop)?;
+    packages::obtainable("iproute2", "ip")?;
     capability::memory(1500)
 }
 
@@ -67,6 +67,7 @@ pub fn run() -> Result<Summary> {
 /// See [`run`].
 pub fn run_measured() -> Result<(Summary, Figures)> {
     requirements().map_err(anyhow::Error::msg)?;
+    packages::ensure(&["iproute2"])?;
     let mut story = Story::begin("A cluster of three: Corosync, Pacemaker, fencing, one guest");
     let mut figures = Figures::default();
     let lab = Lab::up(3)?;

@@ -14,7 +14,7 @@ use ras_core::{Pfn, RetireState, RetiredPage};
 use rasd_api::Status;
 use serde_json::Value;
 
-use crate::artifacts;
+use crate::{artifacts, mortal};
 
 /// A running `rasd`, fed through its standard input. Killed when dropped.
 pub(super) struct Daemon {
@@ -30,7 +30,7 @@ impl Daemon {
     pub(super) fn start(dir: &Path, verbose: bool) -> Result<Self> {
         let (log, timings) = (dir.join("rasd.log"), dir.join("rasd.timings"));
         let stderr = if verbose { Stdio::inherit() } else { File::create(&log)?.into() };
-        let mut child = Command::new(artifacts::program("rasd")?)
+        let mut child = mortal::command(artifacts::program("rasd")?)
             .arg("--config")
             .arg(dir.join("rasd.toml"))
             .args(["--replay", "-", "--timings"])

@@ -18,6 +18,7 @@ mod daemon;
 mod page;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -26,10 +27,9 @@ use ras_core::{Evacuation, Gpa, Pfn, RetiredPage};
 use ras_qmp::ras::{MemoryMap, RegionKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::vm::{VirtioMem, Vm, VmOptions};
-use crate::{Story, Summary, artifacts, capability};
+use crate::{Story, Summary, artifacts, cache, capability};
 use daemon::Daemon;
 
 /// What the story waits for takes milliseconds; a machine that needs longer than this is stuck.
@@ -67,19 +67,35 @@ pub fn requirements() -> Result<(), String> {
 /// A program can't be built or started. What the programs did wrong is a failed step instead.
 pub fn run(verbose: bool, patience: Duration) -> Result<(Summary, Told)> {
     requirements().map_err(anyhow::Error::msg)?;
-    for program in ["rasd", "rasctl", "rasvmm"] {
-        artifacts::program(program)?;
-    }
+    artifacts::programs(&["rasd", "rasctl", "rasvmm"])?;
     artifacts::guest()?;
-    let dir = TempDir::with_prefix_in("demo-", crate::cache_dir()?)
-        .context("a directory for the demo, on a real file system")?;
+    // On a real file system, and always the same place: what a killed demo left is swept away.
+    let _alone = cache::lock("demo")?;
+    let dir = crate::cache_dir()?.join("demo");
+    sweep(&dir)?;
+    fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
     let mut story = Story::begin("One memory error goes all the way");
     let mut told = Told::default();
-    let mut tale = Tale { story: &mut story, told: &mut told, dir: dir.path(), verbose, patience };
+    let mut tale = Tale { story: &mut story, told: &mut told, dir: &dir, verbose, patience };
     if let Err(error) = tale.tell() {
         story.fail(&format!("the story can't go on: {error:#}"));
     }
-    Ok((story.end(), told))
+    let summary = story.end();
+    if summary.is_success() {
+        sweep(&dir)?;
+    } else {
+        println!("logs of the programs: {}", dir.display());
+    }
+    Ok((summary, told))
+}
+
+fn sweep(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 struct Tale<'a> {
