@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ras_core::{Pfn, RetireState, RetiredPage, Timestamp};
+use ras_core::{Pfn, PhysAddr, RetireState, RetiredPage, Timestamp};
 use rasd_api::Status;
 
 use super::{Report, SOON};
@@ -111,15 +111,33 @@ pub(super) fn listed(machine: &mut Machine) -> Result<Vec<String>> {
     Ok(rasctl(machine, &["pages", "list"])?.lines().map(str::to_owned).collect())
 }
 
-/// Waits until rasd lists `pfn` as retired.
-pub(super) fn retired(machine: &mut Machine, pfn: Pfn) -> Result<RetiredPage> {
-    until(&format!("{} to be retired", pfn.addr()), || {
+/// Waits until rasd lists `pfn` in `state`.
+pub(super) fn listed_as(
+    machine: &mut Machine,
+    pfn: Pfn,
+    state: RetireState,
+) -> Result<RetiredPage> {
+    until(&format!("{} to be {state}", pfn.addr()), || {
         let pages = pages(machine)?;
-        Ok(match pages.iter().find(|page| page.pfn == pfn && page.state == RetireState::Retired) {
+        Ok(match pages.iter().find(|page| page.pfn == pfn && page.state == state) {
             Some(page) => Ok(page.clone()),
             None => Err(format!("listed are {pages:?}")),
         })
     })
+}
+
+/// Waits until rasd lists `pfn` as retired.
+pub(super) fn retired(machine: &mut Machine, pfn: Pfn) -> Result<RetiredPage> {
+    listed_as(machine, pfn, RetireState::Retired)
+}
+
+/// The first page of the kernel's own program.
+pub(super) fn kernel_code(machine: &mut Machine) -> Result<Pfn> {
+    let text = machine.read("/proc/iomem")?;
+    let line = text.lines().find(|line| line.ends_with(": Kernel code"));
+    let start = line.and_then(|line| line.trim().split_once('-')).context("no kernel code")?.0;
+    let address = u64::from_str_radix(start, 16).context("an address in /proc/iomem")?;
+    Ok(PhysAddr(address).pfn())
 }
 
 /// `HardwareCorrupted` of `/proc/meminfo`, in KiB.

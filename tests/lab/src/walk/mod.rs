@@ -17,7 +17,7 @@ mod lab;
 use std::time::Duration;
 
 use anyhow::Result;
-use ras_core::{Pfn, RetireReason, RetiredPage, Severity};
+use ras_core::{Pfn, RetireReason, RetireState, RetiredPage, Severity};
 
 pub use holder::{Report, WATCHED};
 
@@ -87,7 +87,10 @@ fn tell(story: &mut Story, lab: &Lab) -> Result<()> {
     story.chapter("The plug is pulled, and the machine boots again with the same disk");
     machine.pull_the_plug()?;
     let mut machine = boot(story, lab, 2)?;
-    after_the_reboot(story, &mut machine, &[doomed, weak, unseen])
+    after_the_reboot(story, &mut machine, &[doomed, weak, unseen])?;
+
+    story.chapter("An uncorrected error in memory the kernel itself uses");
+    kept_by_the_kernel(story, &mut machine)
 }
 
 fn boot(story: &mut Story, lab: &Lab, number: u32) -> Result<Machine> {
@@ -263,6 +266,19 @@ fn after_the_reboot(
     for line in listed(machine)? {
         story.note(&line);
     }
+    Ok(())
+}
+
+/// The kernel marks such a page like any other; only its trace event tells that nothing was freed.
+fn kept_by_the_kernel(story: &mut Story, machine: &mut Machine) -> Result<()> {
+    let pfn = checks::kernel_code(machine)?;
+    inject(story, machine, SRAO, pfn)?;
+    let page = checks::listed_as(machine, pfn, RetireState::Failed)?;
+    story.check("the kernel marks it as poisoned", kernel_says_poisoned(machine, pfn)?);
+    story.check(
+        &format!("rasd does not take the mark for a success: {}", describe(&page)),
+        expect(page.outcome.contains("still uses it"), || format!("{page:?}")),
+    );
     Ok(())
 }
 
