@@ -1,13 +1,14 @@
 //! A lab run told as it happens: timed lines a person can follow, and a verdict at the end.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::cell::RefCell;
+use std::io::{self, IsTerminal as _, Write};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 /// Prints a story's steps with the time since its start, and counts what held and what did not.
-#[derive(Debug)]
 pub struct Story {
+    out: RefCell<Box<dyn Write>>,
     started: Instant,
     colour: bool,
     passed: u32,
@@ -36,7 +37,12 @@ impl Story {
     #[must_use]
     pub fn begin(title: &str) -> Self {
         let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        let story = Self { started: Instant::now(), colour, passed: 0, failed: 0 };
+        Self::begin_to(Box::new(io::stdout()), colour, title)
+    }
+
+    fn begin_to(out: Box<dyn Write>, colour: bool, title: &str) -> Self {
+        let out = RefCell::new(out);
+        let story = Self { out, started: Instant::now(), colour, passed: 0, failed: 0 };
         story.print(&story.paint("1", title));
         story
     }
@@ -88,7 +94,7 @@ impl Story {
 
     /// A reader that went away (a broken pipe) ends the telling, not the run.
     fn print(&self, text: &str) {
-        let mut out = io::stdout().lock();
+        let mut out = self.out.borrow_mut();
         let _ = writeln!(out, "{text}").and_then(|()| out.flush());
     }
 
@@ -103,7 +109,7 @@ mod tests {
 
     #[test]
     fn verdicts_are_counted() {
-        let mut story = Story::begin("a test");
+        let mut story = Story::begin_to(Box::new(io::sink()), false, "a test");
         story.note("nothing to judge");
         story.pass("holds");
         story.check("holds too", Ok(()));
