@@ -102,6 +102,26 @@ fn crawl(source: &Vm, bytes_per_s: u64) -> Result<()> {
     Ok(())
 }
 
+/// A migration that is well under way, slowly: a middle to interfere with.
+struct UnderWay {
+    harbour: Harbour,
+    source: Vm,
+    destination: Vm,
+}
+
+impl UnderWay {
+    fn start(options: VmOptions, bytes_per_s: u64) -> Result<Self> {
+        let harbour = Harbour::new()?;
+        let source = Vm::start(options)?;
+        source.wait_tick(10, SOON)?;
+        let destination = await_arrival(&source, &harbour.uri())?;
+        crawl(&source, bytes_per_s)?;
+        source.qmp()?.migrate(&harbour.uri())?;
+        wait_half_way(&source)?;
+        Ok(Self { harbour, source, destination })
+    }
+}
+
 /// Waits until the migration that was started is well under way.
 fn wait_half_way(source: &Vm) -> Result<()> {
     let mut qmp = source.qmp()?;
@@ -206,15 +226,10 @@ fn a_page_that_dies_in_the_middle_of_the_move_goes_along_as_a_mark() -> Result<(
     if skip() {
         return Ok(());
     }
-    let harbour = Harbour::new()?;
-    let source = Vm::start(VmOptions { cmdline: "work=768".to_owned(), ..busy() })?;
-    source.wait_tick(10, SOON)?;
-    let destination = await_arrival(&source, &harbour.uri())?;
+    let options = VmOptions { cmdline: "work=768".to_owned(), ..busy() };
     // The guest looks at each page every few ticks, which take long on a busy machine.
-    crawl(&source, 512 << 10)?;
+    let UnderWay { harbour: _harbour, source, destination } = UnderWay::start(options, 512 << 10)?;
     let mut qmp = source.qmp()?;
-    qmp.migrate(&harbour.uri())?;
-    wait_half_way(&source)?;
     // The first page of the first block is in the working set: the guest notices at once.
     qmp.inject_poison(VIRTIO_MEM)?;
     let lost = format!("lost page={VIRTIO_MEM}");
@@ -233,13 +248,7 @@ fn a_destination_that_dies_half_way_costs_nothing_and_the_next_try_works() -> Re
     if skip() {
         return Ok(());
     }
-    let harbour = Harbour::new()?;
-    let source = Vm::start(busy())?;
-    source.wait_tick(10, SOON)?;
-    let doomed = await_arrival(&source, &harbour.uri())?;
-    crawl(&source, 2 << 20)?;
-    source.qmp()?.migrate(&harbour.uri())?;
-    wait_half_way(&source)?;
+    let UnderWay { harbour, source, destination: doomed } = UnderWay::start(busy(), 2 << 20)?;
     doomed.kill()?;
     let status = source.qmp()?.wait_migrated(SOON)?;
     ensure!(status.status.as_deref() == Some("failed"), "{status:?}");
@@ -261,13 +270,7 @@ fn a_source_that_dies_half_way_leaves_no_half_guest() -> Result<()> {
     if skip() {
         return Ok(());
     }
-    let harbour = Harbour::new()?;
-    let source = Vm::start(busy())?;
-    source.wait_tick(10, SOON)?;
-    let destination = await_arrival(&source, &harbour.uri())?;
-    crawl(&source, 2 << 20)?;
-    source.qmp()?.migrate(&harbour.uri())?;
-    wait_half_way(&source)?;
+    let UnderWay { harbour: _harbour, source, destination } = UnderWay::start(busy(), 2 << 20)?;
     source.kill()?;
     let status = destination.wait_exit(SOON)?;
     ensure!(!status.success(), "{status}");
@@ -281,13 +284,7 @@ fn a_cancelled_guest_stays() -> Result<()> {
     if skip() {
         return Ok(());
     }
-    let harbour = Harbour::new()?;
-    let source = Vm::start(busy())?;
-    source.wait_tick(10, SOON)?;
-    let destination = await_arrival(&source, &harbour.uri())?;
-    crawl(&source, 2 << 20)?;
-    source.qmp()?.migrate(&harbour.uri())?;
-    wait_half_way(&source)?;
+    let UnderWay { harbour: _harbour, source, destination } = UnderWay::start(busy(), 2 << 20)?;
     source.qmp()?.execute("migrate_cancel", json!(null), SOON)?;
     let status = source.qmp()?.wait_migrated(SOON)?;
     ensure!(status.status.as_deref() == Some("cancelled"), "{status:?}");
