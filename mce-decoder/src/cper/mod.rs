@@ -19,7 +19,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use ras_core::{Guid, Problem, Severity};
+use ras_core::{Guid, Problem, ProblemKind, Severity};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 pub use self::header::decode_record;
@@ -63,8 +63,8 @@ fn read<T: FromBytes + KnownLayout + Immutable>(input: &[u8], offset: usize) -> 
     T::read_from_prefix(input.get(offset..)?).ok().map(|(value, _)| value)
 }
 
-fn report(problems: &mut Vec<Problem>, offset: usize, detail: String) {
-    problems.push(Problem { offset: offset as u64, detail });
+fn report(problems: &mut Vec<Problem>, offset: usize, kind: ProblemKind, detail: String) {
+    problems.push(Problem { offset: offset as u64, kind, detail });
 }
 
 /// Sizes in records are 32 bits wide.

@@ -6,8 +6,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use ras_core::{
-    AddressMode, ErrorAddress, ErrorClass, ErrorRecord, ErrorSource, Location, PAGE_SHIFT, Pfn,
-    Problem, Raw, Severity,
+    AddressMode, Detail, ErrorAddress, ErrorClass, ErrorRecord, ErrorSource, PAGE_SHIFT, Pfn,
+    Problem, ProblemKind, Severity,
 };
 
 use super::{EventFormat, TraceError};
@@ -59,22 +59,29 @@ pub fn decode(format: &EventFormat, payload: &[u8]) -> Result<ErrorRecord, Trace
         (Some(ErrorAddress { addr: pfn.addr(), lsb, mode: AddressMode::Physical }), vec![])
     } else {
         let offset = format.field("pfn").map_or(0, |field| field.offset as u64);
-        (None, vec![Problem { offset, detail: format!("page frame {pfn} can't exist") }])
+        (
+            None,
+            vec![Problem {
+                offset,
+                kind: ProblemKind::Malformed,
+                detail: format!("page frame {pfn} can't exist"),
+            }],
+        )
     };
     Ok(ErrorRecord {
-        time: None,
-        source: ErrorSource::MemoryFailure,
         class: ErrorClass::Memory,
         severity: Severity::Srao,
         severity_reason:
             "the kernel handled the page as lost; it does not say whether the data was consumed"
                 .into(),
         address,
-        count: 1,
-        location: Location::default(),
         summary: format!("kernel handled lost page {pfn} ({page_type}): {result}"),
-        raw: Raw::None,
+        details: vec![
+            Detail { name: "page_type".into(), value: page_type.into() },
+            Detail { name: "result".into(), value: result.into() },
+        ],
         problems,
+        ..ErrorRecord::new(ErrorSource::MemoryFailure)
     })
 }
 

@@ -1,0 +1,1 @@
+//! Text about errors: kernel logs, mcelog, EDAC's counters.
