@@ -31,6 +31,8 @@ pub mod fault;
 pub mod plan;
 pub mod retire;
 
+pub mod translate;
+
 pub use addr::{Gpa, PAGE_SHIFT, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 pub use diagnosis::{Diagnosis, Policy, Verdict, analyze};
 pub use fault::{Fault, FaultMode};
