@@ -321,7 +321,7 @@ impl Registers {
                 (u32::from(destination & fabric.socket.mask != 0), 1, 8, 4)
             }
             Revision::Df4 if enabled => (2 * self.ctl.field(7, 5), 2, 8, 4),
-            Revision::Df4_5 if enabled => (3 * self.ctl.field(6, 5), 3, 6, 5),
+            Revision::Df4_5 if enabled => (6 * self.ctl.field(6, 5), 3, 6, 5),
             _ => return Ok(physical),
         };
         let component = physical & fabric.component_mask;

@@ -15,10 +15,24 @@
 //!
 //! Revisions DF2 to DF4.5 and MI300, with every interleave mode that Linux's `drivers/ras/amd/atl`
 //! knows. Sources of the formulas: that driver, AMD's Processor Programming References, and what
-//! has to hold because channels don't share memory: no two normalized addresses have one system
-//! address. Where the driver breaks that rule, the rule is followed; see the tests.
+//! has to hold because channels don't share memory: together, the stations' normalized addresses
+//! are the system addresses, each once. Every mode can therefore be reversed;
+//! [`Snapshot::normalized_address`] does.
 //!
-//! Every mode can be reversed; [`Snapshot::normalized_address`] does.
+//! Where the driver (of Linux 6.12) breaks that rule, or asks no question where the registers
+//! leave one, it is not followed:
+//! - 16 channels by 2 KiB, and 8 channels on two sockets: it leaves the fourth channel bit out of
+//!   the address, so that two channels share one. Here it goes to bit 14.
+//! - 4, 8 and 16 channels by 1 KiB (DF4.5): it makes no room for the channel, and all addresses
+//!   come out wrong or above the limit.
+//! - 3, 5, 6, 10, 12 and 24 channels (DF4.5): it checks each candidate against a normalized address
+//!   with two or three bits that are not its own, and finds most addresses to have none.
+//! - Six channels (DF3), last quarter: it puts the upper two bits three places too low.
+//! - Remapping: it reads the tables, and leaves them unused with six channels and with DF4's modes
+//!   that are no powers of two. Entries that are not there go unnoticed.
+//! - Three or four maps: it takes the first that begins below an address, so never the later ones.
+//! - Settings a mode does not have (dies or sockets, where the interleave begins), a hole that
+//!   begins nowhere, modes of another revision: it calculates all the same.
 
 mod bits;
 #[cfg(test)]

@@ -190,8 +190,9 @@ pub struct Station {
     /// Its address maps from map 0 on. Maps at the end that are not enabled may be left out.
     pub maps: Vec<DramMap>,
     /// CsTargetRemap registers in ascending order. DF3 (6 channels only): D18F0x060 and D18F0x068,
-    /// by broadcast. DF4: D18F7x180 to x1BC, two per map selector, and DF4.5: D18F7x180 to x1DC,
-    /// three per selector, both by instance. May be empty where no map enables remapping.
+    /// by broadcast. DF4: D18F7x180 to x1BC, two for each map selector, and DF4.5: D18F7x180 to
+    /// x1DC, six for each, of which three are used; both by instance. May be empty where no map
+    /// enables remapping.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub target_remap: Vec<Register>,
     /// Np2ChannelConfig, D18F2x090, by broadcast on the node that the map's destination names.

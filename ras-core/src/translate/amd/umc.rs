@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::bits::parity;
-use super::snapshot::{Register, Snapshot, StationId, UmcRegisters};
+use super::snapshot::{Register, Snapshot, Station, StationId, UmcRegisters};
 use super::{NormalizedAddr, TranslateError};
 use crate::{McaRegisters, PhysAddr};
 
@@ -54,8 +54,8 @@ impl Snapshot {
     ///
     /// # Errors
     ///
-    /// As [`Self::umc_address`]; [`TranslateError::NoRows`] elsewhere than on MI300. Columns beyond
-    /// the end of memory are left out.
+    /// As [`Self::umc_address`]; [`TranslateError::NoRows`] elsewhere than on MI300. Columns that
+    /// are no memory are left out, unless the reported one is.
     pub fn umc_row(
         &self,
         mca: &McaRegisters,
@@ -71,7 +71,7 @@ impl Snapshot {
                 let dram = (mca.addr ^ half) & !(0x1f << 1) | column << 1;
                 match self.system_address(station, self.umc_normalized(dram)?) {
                     Ok(system) => row.push(system),
-                    Err(TranslateError::AboveLimit { .. }) => {}
+                    Err(TranslateError::AboveLimit { .. } | TranslateError::NoMap(_)) => {}
                     Err(error) => return Err(error),
                 }
             }
@@ -105,7 +105,7 @@ impl Snapshot {
             None => (None, None),
         };
         let sole = |number: fn(StationId) -> u8, stations: &dyn Fn(StationId) -> bool| {
-            let mut numbers = self.stations.iter().map(|s| s.id()).filter(|id| stations(*id));
+            let mut numbers = self.stations.iter().map(Station::id).filter(|id| stations(*id));
             let first = numbers.next().map(number)?;
             numbers.all(|id| number(id) == first).then_some(first)
         };
