@@ -494,9 +494,10 @@ fn rasctl_decodes_a_capture_and_a_closed_pipe_is_no_error() {
     assert_eq!(code, 0, "{error}");
     assert!(text.contains("1 from 0x12345") && text.contains("1 from 0x777"), "{text}");
     let (_, json, _) = host.rasctl(&["--json", "decode", &file]);
-    let records: Vec<ras_core::ErrorRecord> =
+    let records: Vec<serde_json::Value> =
         json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(records.len(), 2);
+    assert_eq!(records[0]["raw"]["mca"]["addr"], "0x12345000");
 
     host.capture(good.repeat(5000) + "garbage\n");
     let (code, text, _) = host.rasctl(&["decode", &file]);

@@ -16,18 +16,26 @@
 extern crate alloc;
 
 pub mod mca;
+pub mod vendor;
 
 pub mod cper;
 
+mod pci;
+
 pub mod trace;
+
+pub mod text;
+
+pub mod acpi;
+
+pub mod whea;
 
 use alloc::vec::Vec;
 
 use ras_core::{ErrorRecord, Problem};
-use serde::{Deserialize, Serialize};
 
 /// What came out of one binary record.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Decoded {
     /// One record for each section that could be decoded, in the order of the sections.
     pub records: Vec<ErrorRecord>,

@@ -19,6 +19,7 @@ pub mod addr;
 pub mod severity;
 pub mod time;
 
+pub mod detail;
 pub mod location;
 pub mod record;
 
@@ -34,16 +35,17 @@ pub mod retire;
 pub mod translate;
 
 pub use addr::{Gpa, PAGE_SHIFT, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
+pub use detail::{Detail, Details, Value};
 pub use diagnosis::{Diagnosis, Policy, Verdict, analyze};
 pub use fault::{Fault, FaultMode};
-pub use location::{CpuVendor, DimmLocation, Location};
+pub use location::{CpuVendor, DimmLocation, Location, PciAddress};
 pub use plan::{
     Action, GuestOutcome, GuestResult, Health, HostOutcome, HostView, OfflineMode, WalkOutcome,
     escalate, plan,
 };
 pub use record::{
     AddressMode, ErrorAddress, ErrorClass, ErrorRecord, ErrorSource, Guid, McaRegisters, Problem,
-    Raw,
+    ProblemKind, Raw,
 };
 pub use retire::{Evacuation, NodeState, RetireReason, RetireState, RetiredPage};
 pub use severity::Severity;

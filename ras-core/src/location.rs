@@ -22,10 +22,51 @@ pub enum CpuVendor {
     Unknown(u8),
 }
 
+impl Default for CpuVendor {
+    /// Nobody said: the kernel's number for it.
+    fn default() -> Self {
+        Self::Unknown(0xff)
+    }
+}
+
+impl CpuVendor {
+    /// The stable name used in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Intel => "intel",
+            Self::Amd => "amd",
+            Self::Hygon => "hygon",
+            Self::Zhaoxin => "zhaoxin",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+}
+
+/// A PCI function: segment (domain), bus, device, function.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are the specification's own")]
+pub struct PciAddress {
+    pub segment: u32,
+    pub bus: u8,
+    /// 0 to 31.
+    pub device: u8,
+    /// 0 to 7.
+    pub function: u8,
+}
+
+impl fmt::Display for PciAddress {
+    /// As Linux and `lspci` write it: `0000:3b:00.0`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { segment, bus, device, function } = self;
+        write!(f, "{segment:04x}:{bus:02x}:{device:02x}.{function:x}")
+    }
+}
+
 /// A place in a memory module. Each field is what the source reported, `None` where it did not.
 ///
 /// Field meanings: UEFI Specification, Appendix N, "Memory Error Section".
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the names are the specification's own")]
 pub struct DimmLocation {
@@ -41,6 +82,9 @@ pub struct DimmLocation {
     pub bank_group: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bank: Option<u16>,
+    /// Die of a stack (chip identification, also called sub-rank or chip select of a 3DS module).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chip: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,7 +108,10 @@ pub struct Location {
     /// Processor package.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<u32>,
-    /// Memory channel: MCACOD bits 3:0 of a memory-controller error, 0 to 14.
+    /// Memory controller, counted as its source does: within the socket, or EDAC's `mcN`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imc: Option<u16>,
+    /// Memory channel, counted within whatever is named above; a machine check's MCACOD bits 3:0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel: Option<u8>,
     /// The memory module and the cells in it.
@@ -72,6 +119,9 @@ pub struct Location {
     /// Field-replaceable unit text or DIMM label, as the firmware spells it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fru: Option<String>,
+    /// The PCI function it concerns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pci: Option<PciAddress>,
 }
 
 impl fmt::Display for Location {
@@ -88,15 +138,21 @@ impl fmt::Display for Location {
         let dimm = &self.dimm;
         part(f, "socket", self.socket.map(u64::from))?;
         part(f, "node", dimm.node.map(u64::from))?;
+        part(f, "memory controller", self.imc.map(u64::from))?;
         part(f, "channel", self.channel.map(u64::from))?;
         part(f, "card", dimm.card.map(u64::from))?;
         part(f, "module", dimm.module.map(u64::from))?;
         part(f, "rank", dimm.rank.map(u64::from))?;
         part(f, "bank group", dimm.bank_group.map(u64::from))?;
         part(f, "bank", dimm.bank.map(u64::from))?;
+        part(f, "die", dimm.chip.map(u64::from))?;
         part(f, "device", dimm.device.map(u64::from))?;
         part(f, "row", dimm.row.map(u64::from))?;
         part(f, "column", dimm.column.map(u64::from))?;
+        if let Some(pci) = self.pci {
+            write!(f, "{separator}PCI {pci}")?;
+            separator = ", ";
+        }
         match &self.fru {
             Some(fru) => write!(f, "{separator}FRU {fru:?}"),
             None if separator.is_empty() => f.write_str("unknown location"),

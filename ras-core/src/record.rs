@@ -6,10 +6,12 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CpuVendor, Location, PAGE_SHIFT, Pfn, PfnRange, PhysAddr, Severity, Timestamp};
+use crate::{
+    CpuVendor, Detail, Location, PAGE_SHIFT, Pfn, PfnRange, PhysAddr, Severity, Timestamp,
+};
 
 /// One report of one error, decoded.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ErrorRecord {
     /// When it happened, as the source says; `None` where it does not say.
     pub time: Option<Timestamp>,
@@ -29,13 +31,38 @@ pub struct ErrorRecord {
     pub location: Location,
     /// The error in one line, for people.
     pub summary: String,
+    /// Everything else the source said, by name.
+    pub details: Vec<Detail>,
     /// The bits it was decoded from.
     pub raw: Raw,
     /// What was damaged or missing in the input.
     pub problems: Vec<Problem>,
+    /// Other reports of the very same error, whole: from other sources, or machine-check banks found
+    /// inside of this one.
+    pub witnesses: Vec<ErrorRecord>,
 }
 
 impl ErrorRecord {
+    /// A record of which only the source is known: the start of every decoder.
+    #[must_use]
+    pub fn new(source: ErrorSource) -> Self {
+        Self {
+            time: None,
+            source,
+            class: ErrorClass::Unknown,
+            severity: Severity::Unknown,
+            severity_reason: String::new(),
+            address: None,
+            count: 1,
+            location: Location::default(),
+            summary: String::new(),
+            details: Vec::new(),
+            raw: Raw::None,
+            problems: Vec::new(),
+            witnesses: Vec::new(),
+        }
+    }
+
     /// The pages the error concerns: `None` without a physical address; see [`ErrorAddress::pages`].
     #[must_use]
     pub fn pages(&self) -> Option<PfnRange> {
@@ -52,12 +79,56 @@ pub enum ErrorSource {
     MceRecord,
     /// A UEFI common platform error record.
     Cper,
-    /// An ACPI APEI generic error status block (GHES, BERT).
+    /// An ACPI APEI generic error status block, as GHES holds it.
     ApeiStatusBlock,
-    /// The kernel's `ras:memory_failure_event`: what it did about a page.
+    /// The kernel's account of what it did about a page: `ras:memory_failure_event`, or its log
+    /// line.
     MemoryFailure,
     /// A person, through `rasctl`.
     Operator,
+    /// EDAC's `ras:mc_event` trace event.
+    McEvent,
+    /// The kernel's `ras:aer_event` trace event.
+    AerEvent,
+    /// The kernel's `ras:extlog_mem_event` trace event.
+    #[serde(rename = "extlog_mem_event")]
+    ExtlogMem,
+    /// The kernel's `ras:arm_event` trace event.
+    ArmEvent,
+    /// The kernel's `ras:non_standard_event` trace event: a CPER section it has no decoder for.
+    #[serde(rename = "non_standard_event")]
+    NonStandard,
+    /// A trace event of the kernel's `cxl` system.
+    CxlEvent,
+    /// mcelog's text.
+    Mcelog,
+    /// A machine check in the kernel log.
+    #[serde(rename = "kernel_log_mce")]
+    KernelMce,
+    /// A firmware record in the kernel log.
+    #[serde(rename = "kernel_log_apei")]
+    KernelApei,
+    /// An EDAC line in the kernel log.
+    #[serde(rename = "kernel_log_edac")]
+    KernelEdac,
+    /// A PCIe advanced error report in the kernel log.
+    #[serde(rename = "kernel_log_aer")]
+    KernelAer,
+    /// Any other error in the kernel log.
+    KernelLog,
+    /// EDAC's counters, from sysfs or a tool that prints them.
+    EdacCounter,
+    /// The boot error record table's region.
+    Bert,
+    /// The error record serialization table's store, or pstore's files from it.
+    Erst,
+    /// rasdaemon's database.
+    Rasdaemon,
+    /// A Windows hardware error event.
+    Whea,
+    /// An ACPI table about error sources; no error in itself.
+    #[serde(rename = "acpi_table")]
+    ErrorSourceTable,
 }
 
 impl ErrorSource {
@@ -70,6 +141,24 @@ impl ErrorSource {
             Self::ApeiStatusBlock => "apei_status_block",
             Self::MemoryFailure => "memory_failure",
             Self::Operator => "operator",
+            Self::McEvent => "mc_event",
+            Self::AerEvent => "aer_event",
+            Self::ExtlogMem => "extlog_mem_event",
+            Self::ArmEvent => "arm_event",
+            Self::NonStandard => "non_standard_event",
+            Self::CxlEvent => "cxl_event",
+            Self::Mcelog => "mcelog",
+            Self::KernelMce => "kernel_log_mce",
+            Self::KernelApei => "kernel_log_apei",
+            Self::KernelEdac => "kernel_log_edac",
+            Self::KernelAer => "kernel_log_aer",
+            Self::KernelLog => "kernel_log",
+            Self::EdacCounter => "edac_counter",
+            Self::Bert => "bert",
+            Self::Erst => "erst",
+            Self::Rasdaemon => "rasdaemon",
+            Self::Whea => "whea",
+            Self::ErrorSourceTable => "acpi_table",
         }
     }
 }
@@ -81,7 +170,7 @@ impl fmt::Display for ErrorSource {
 }
 
 /// The kind of hardware an error concerns.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorClass {
@@ -95,8 +184,41 @@ pub enum ErrorClass {
     Bus,
     /// Inside the processor: microcode, internal timer, parity, FRC, unclassified.
     Internal,
+    /// A processor, with nothing said about the part of it.
+    Processor,
+    /// PCI, PCI-X or PCI Express: a bus, a link or a device on it.
+    Pcie,
+    /// A Compute Express Link device or link.
+    Cxl,
+    /// An I/O memory management unit.
+    Iommu,
+    /// Firmware, or the platform it speaks for.
+    Firmware,
+    /// Power, thermals, management or another part of the platform, as its maker reports it.
+    Platform,
     /// The source's code has no meaning here; the raw bits are in the record.
     Unknown,
+}
+
+impl ErrorClass {
+    /// The stable name used in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Cache => "cache",
+            Self::Tlb => "tlb",
+            Self::Bus => "bus",
+            Self::Internal => "internal",
+            Self::Processor => "processor",
+            Self::Pcie => "pcie",
+            Self::Cxl => "cxl",
+            Self::Iommu => "iommu",
+            Self::Firmware => "firmware",
+            Self::Platform => "platform",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// A reported address, with how far it can be trusted.
@@ -144,9 +266,22 @@ pub enum AddressMode {
     Generic,
 }
 
+impl AddressMode {
+    /// The stable name used in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SegmentOffset => "segment_offset",
+            Self::Linear => "linear",
+            Self::Physical => "physical",
+            Self::Memory => "memory",
+            Self::Generic => "generic",
+        }
+    }
+}
+
 /// The bits a record was decoded from. Nothing a source said is thrown away.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Raw {
     /// Nothing beyond the record's own fields.
@@ -160,12 +295,17 @@ pub enum Raw {
         /// The body as found, possibly cut short; then a [`Problem`] says so.
         bytes: Vec<u8>,
     },
+    /// A trace event's payload, or another structure without a type of its own.
+    Bytes(Vec<u8>),
+    /// The text it was read from, without what its log puts before each line.
+    Text(String),
 }
 
 /// One bank's registers and the context they were read in.
 ///
-/// SDM vol. 3B, "Machine-Check Architecture"; AMD's `SYND` and `IPID` as in APM vol. 2, "Scalable MCA".
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// SDM vol. 3B, "Machine-Check Architecture"; AMD's registers from `SYND` on as in APM vol. 2,
+/// "Scalable MCA". A register that its source did not capture is zero.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[allow(missing_docs, reason = "the names are the registers' own")]
 pub struct McaRegisters {
     pub vendor: CpuVendor,
@@ -179,6 +319,14 @@ pub struct McaRegisters {
     pub misc: u64,
     pub synd: u64,
     pub ipid: u64,
+    /// `MCA_SYND1` and `MCA_SYND2`.
+    pub synd1: u64,
+    pub synd2: u64,
+    /// `MCA_CONFIG`.
+    pub config: u64,
+    /// `MCA_DESTAT` and `MCA_DEADDR`: a deferred error's own status and address.
+    pub destat: u64,
+    pub deaddr: u64,
     pub ip: u64,
     pub cs: u8,
     pub tsc: u64,
@@ -188,12 +336,50 @@ pub struct McaRegisters {
 }
 
 /// Damage found in the input, beside whatever could still be decoded.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Problem {
     /// Bytes from the start of the decoded input.
     pub offset: u64,
+    /// Which sort of damage.
+    pub kind: ProblemKind,
     /// What is wrong, in one line.
     pub detail: String,
+}
+
+/// Sorts of damage.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[non_exhaustive]
+pub enum ProblemKind {
+    /// The input ends inside of something.
+    Truncated,
+    /// An offset or a length points out of its container.
+    OutOfBounds,
+    /// Two parts claim the same bytes.
+    Overlap,
+    /// A value that its format does not allow.
+    Malformed,
+    /// Two statements of the input contradict each other.
+    Inconsistent,
+    /// More of something than is decoded: the rest is kept raw, or left out.
+    Limit,
+    /// Well formed, but of a kind that nothing here knows.
+    Unknown,
+}
+
+impl ProblemKind {
+    /// The stable name used in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Truncated => "truncated",
+            Self::OutOfBounds => "out_of_bounds",
+            Self::Overlap => "overlap",
+            Self::Malformed => "malformed",
+            Self::Inconsistent => "inconsistent",
+            Self::Limit => "limit",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// A GUID as it lies in memory (mixed endian). UEFI Specification, Appendix A.

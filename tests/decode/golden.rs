@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mce_decoder::trace::{self, EventFormat, TraceError};
-use mce_decoder::{cper, mca};
-use ras_core::{CpuVendor, ErrorRecord, McaRegisters, Timestamp};
+use mce_decoder::trace::{self, EventFormat};
+use mce_decoder::{Decoded, cper, mca};
+use ras_core::{CpuVendor, ErrorRecord, McaRegisters, Problem, Timestamp};
 use serde_json::{Value, json};
 
 /// One pair of files.
@@ -91,32 +91,39 @@ impl Golden {
     }
 
     fn decode(&self) -> Value {
-        let mut value = match self.input() {
-            Input::Registers(registers, context) => json!(mca::decode(&registers, context)),
-            Input::Record(bytes) => json!(cper::decode_record(&bytes)),
-            Input::StatusBlock(bytes) => json!(cper::decode_status_block(&bytes)),
+        match self.input() {
+            Input::Registers(registers, context) => record(&mca::decode(&registers, context)),
+            Input::Record(bytes) => decoded(&cper::decode_record(&bytes)),
+            Input::StatusBlock(bytes) => decoded(&cper::decode_status_block(&bytes)),
             Input::Trace { format, payload } => match EventFormat::parse(&format) {
                 Err(error) => json!({ "format_error": error.to_string() }),
-                Ok(format) => match decode_event(&format, &payload) {
-                    Ok(record) => json!(record),
+                Ok(format) => match trace::decode(&format, &payload) {
+                    Ok(found) => record(&found),
                     Err(error) => json!({ "error": error.to_string() }),
                 },
             },
-        };
-        make_readable(&mut value, false);
-        value
+        }
     }
 }
 
-/// Decodes a payload by the name of its event.
-pub(super) fn decode_event(
-    format: &EventFormat,
-    payload: &[u8],
-) -> Result<ErrorRecord, TraceError> {
-    match format.name.as_str() {
-        "memory_failure_event" => trace::memory_failure::decode(format, payload),
-        _ => trace::mce_record::decode(format, payload),
-    }
+/// A record as `rasctl` prints it.
+fn record(record: &ErrorRecord) -> Value {
+    let mut text = Vec::new();
+    rasctl::json::record(record, &mut text);
+    serde_json::from_slice(&text).unwrap()
+}
+
+fn decoded(decoded: &Decoded) -> Value {
+    let problem = |problem: &Problem| {
+        let mut text = Vec::new();
+        rasctl::json::problem(problem, &mut text);
+        serde_json::from_slice::<Value>(&text).unwrap()
+    };
+    json!({
+        "consumed": decoded.consumed,
+        "problems": decoded.problems.iter().map(problem).collect::<Vec<_>>(),
+        "records": decoded.records.iter().map(record).collect::<Vec<_>>(),
+    })
 }
 
 /// Where the last field ends that decoding reads.
@@ -177,6 +184,7 @@ fn registers(text: &str) -> (McaRegisters, mca::Context) {
         ppin: wide("ppin"),
         apic_id: word("apic_id"),
         microcode: word("microcode"),
+        ..McaRegisters::default()
     };
     let context = mca::Context {
         time: number("time_s").map(Timestamp::from_secs),
@@ -184,39 +192,6 @@ fn registers(text: &str) -> (McaRegisters, mca::Context) {
         socket: number("socket").map(|socket| u32::try_from(socket).unwrap()),
     };
     (registers, context)
-}
-
-/// Raw numbers and addresses in hexadecimal, byte arrays as one string: nothing is lost, and a
-/// person can compare them with the input.
-fn make_readable(value: &mut Value, hexadecimal: bool) {
-    match value {
-        Value::Object(fields) => {
-            for (name, field) in fields {
-                match (name.as_str(), &*field) {
-                    ("bytes", Value::Array(bytes)) => *field = Value::String(hex(bytes)),
-                    _ => {
-                        make_readable(
-                            field,
-                            hexadecimal || matches!(name.as_str(), "raw" | "addr"),
-                        );
-                    }
-                }
-            }
-        }
-        Value::Array(values) => values.iter_mut().for_each(|v| make_readable(v, hexadecimal)),
-        Value::Number(number) if hexadecimal => {
-            let number = number.as_u64().expect("raw numbers are not negative");
-            *value = Value::String(format!("{number:#x}"));
-        }
-        _ => {}
-    }
-}
-
-fn hex(bytes: &[Value]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{:02x}", byte.as_u64().expect("a byte"));
-        text
-    })
 }
 
 /// What differs between two texts, line by line, with two lines around it.

@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::mem::{offset_of, size_of};
 
-use ras_core::{ErrorSource, Guid, Problem};
+use ras_core::{ErrorSource, Guid, Problem, ProblemKind as Kind};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
@@ -73,16 +73,26 @@ pub fn decode_record(input: &[u8]) -> Decoded {
     let mut decoded = Decoded::default();
     let problems = &mut decoded.problems;
     if !input.starts_with(b"CPER") {
-        report(problems, 0, "no CPER signature".into());
+        report(problems, 0, Kind::Malformed, "no CPER signature".into());
         return decoded;
     }
     let Some(header) = read::<RecordHeader>(input, 0) else {
-        report(problems, input.len(), format!("record header of {HEADER} bytes is cut"));
+        report(
+            problems,
+            input.len(),
+            Kind::Truncated,
+            format!("record header of {HEADER} bytes is cut"),
+        );
         decoded.consumed = input.len();
         return decoded;
     };
     if header.signature_end.get() != u32::MAX {
-        report(problems, offset_of!(RecordHeader, signature_end), "wrong end of signature".into());
+        report(
+            problems,
+            offset_of!(RecordHeader, signature_end),
+            Kind::Malformed,
+            "wrong end of signature".into(),
+        );
     }
     let end = record_end(&header, input.len(), problems);
     decoded.consumed = end;
@@ -95,6 +105,7 @@ pub fn decode_record(input: &[u8]) -> Decoded {
         report(
             problems,
             offset_of!(RecordHeader, timestamp),
+            Kind::Malformed,
             "timestamp is no date from 1970 to 2554".into(),
         );
     }
@@ -102,12 +113,13 @@ pub fn decode_record(input: &[u8]) -> Decoded {
     let count = usize::from(header.section_count.get());
     let count_offset = offset_of!(RecordHeader, section_count);
     if count == 0 {
-        report(problems, count_offset, "record without sections".into());
+        report(problems, count_offset, Kind::Malformed, "record without sections".into());
     }
     if count > SECTIONS_MAX {
         report(
             problems,
             count_offset,
+            Kind::Limit,
             format!("{count} sections, only {SECTIONS_MAX} are decoded"),
         );
     }
@@ -116,7 +128,12 @@ pub fn decode_record(input: &[u8]) -> Decoded {
         let at = HEADER + DESCRIPTOR * index;
         let descriptor = read::<SectionDescriptor>(input.get(..end).unwrap_or(input), at);
         let Some(descriptor) = descriptor else {
-            report(&mut decoded.problems, end, format!("descriptor {index} of {count} is cut"));
+            report(
+                &mut decoded.problems,
+                end,
+                Kind::Truncated,
+                format!("descriptor {index} of {count} is cut"),
+            );
             break;
         };
         let (offset, length) = (size(descriptor.section_offset), size(descriptor.section_length));
@@ -124,12 +141,17 @@ pub fn decode_record(input: &[u8]) -> Decoded {
         let first = at + DESCRIPTOR;
         if offset < first || offset > end {
             let detail = format!("section {index} at {offset} is outside of {first} to {end}");
-            report(&mut decoded.problems, at, detail);
+            report(&mut decoded.problems, at, Kind::OutOfBounds, detail);
             continue;
         }
         let body_end = offset.saturating_add(length).min(end);
         if let Some(other) = seen.iter().position(|(from, to)| offset < *to && *from < body_end) {
-            report(&mut decoded.problems, at, format!("section {index} overlaps section {other}"));
+            report(
+                &mut decoded.problems,
+                at,
+                Kind::Overlap,
+                format!("section {index} overlaps section {other}"),
+            );
         }
         seen.push((offset, body_end));
         let valid = descriptor.validation_bits;
@@ -162,11 +184,11 @@ fn record_end(header: &RecordHeader, available: usize, problems: &mut Vec<Proble
     let least = size_of::<RecordHeader>() + size_of::<SectionDescriptor>() * count;
     if length < least {
         let detail = format!("record length {length} is less than its headers' {least}");
-        report(problems, offset_of!(RecordHeader, record_length), detail);
+        report(problems, offset_of!(RecordHeader, record_length), Kind::Inconsistent, detail);
         return available;
     }
     if length > available {
-        report(problems, available, format!("record of {length} bytes is cut"));
+        report(problems, available, Kind::Truncated, format!("record of {length} bytes is cut"));
         return available;
     }
     length

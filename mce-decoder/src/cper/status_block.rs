@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::mem::{offset_of, size_of};
 
 use bitfield_struct::bitfield;
-use ras_core::{ErrorSource, Guid};
+use ras_core::{ErrorSource, Guid, ProblemKind as Kind};
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
@@ -87,7 +87,12 @@ pub fn decode_status_block(input: &[u8]) -> Decoded {
     const HEADER: usize = size_of::<StatusBlock>();
     let mut decoded = Decoded::default();
     let Some(block) = read::<StatusBlock>(input, 0) else {
-        report(&mut decoded.problems, input.len(), format!("header of {HEADER} bytes is cut"));
+        report(
+            &mut decoded.problems,
+            input.len(),
+            Kind::Truncated,
+            format!("header of {HEADER} bytes is cut"),
+        );
         decoded.consumed = input.len();
         return decoded;
     };
@@ -102,7 +107,7 @@ pub fn decode_status_block(input: &[u8]) -> Decoded {
     let block_end = data_end.max(raw_end);
     if block_end > input.len() {
         let detail = format!("block of {block_end} bytes is cut");
-        report(&mut decoded.problems, input.len(), detail);
+        report(&mut decoded.problems, input.len(), Kind::Truncated, detail);
     }
     decoded.consumed = block_end.min(input.len());
     let input = &input[..data_end.min(input.len())];
@@ -112,7 +117,7 @@ pub fn decode_status_block(input: &[u8]) -> Decoded {
     while offset < input.len() {
         if walked == SECTIONS_MAX {
             let detail = format!("more than {SECTIONS_MAX} entries, the others are left out");
-            report(&mut decoded.problems, offset, detail);
+            report(&mut decoded.problems, offset, Kind::Limit, detail);
             break;
         }
         let Some((section, next)) = entry(input, offset, &mut decoded) else { break };
@@ -126,7 +131,12 @@ pub fn decode_status_block(input: &[u8]) -> Decoded {
     let announced = BlockStatus::from_bits(block.block_status.get()).entry_count();
     if usize::from(announced) != walked {
         let at = offset_of!(StatusBlock, block_status);
-        report(&mut decoded.problems, at, format!("{announced} entries announced, {walked} found"));
+        report(
+            &mut decoded.problems,
+            at,
+            Kind::Inconsistent,
+            format!("{announced} entries announced, {walked} found"),
+        );
     }
     decoded
 }
@@ -137,7 +147,9 @@ fn entry<'a>(
     offset: usize,
     decoded: &mut Decoded,
 ) -> Option<(Section<'a>, usize)> {
-    let cut = |problems: &mut Vec<_>| report(problems, input.len(), "data entry is cut".into());
+    let cut = |problems: &mut Vec<_>| {
+        report(problems, input.len(), Kind::Truncated, "data entry is cut".into());
+    };
     let Some(entry) = read::<DataEntry>(input, offset) else {
         cut(&mut decoded.problems);
         return None;
@@ -155,6 +167,7 @@ fn entry<'a>(
                 report(
                     &mut decoded.problems,
                     body_start,
+                    Kind::Malformed,
                     "timestamp is no date from 1970 to 2554".into(),
                 );
             }

@@ -1,6 +1,7 @@
 //! Machine-check banks: from registers to [`ErrorRecord`].
 
 pub mod error_code;
+pub mod findings;
 pub mod status;
 
 mod address;
@@ -10,14 +11,17 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
+use core::fmt::Write as _;
 
 use ras_core::{
-    AddressMode, CpuVendor, ErrorClass, ErrorRecord, ErrorSource, Location, McaRegisters, Problem,
-    Raw, Severity, Timestamp,
+    AddressMode, CpuVendor, Details, ErrorAddress, ErrorClass, ErrorRecord, ErrorSource, Location,
+    McaRegisters, Problem, ProblemKind, Raw, Severity, Timestamp,
 };
 
 use self::error_code::ErrorCode;
+use self::findings::Findings;
 use self::status::{AmdStatus, CpuSignature, McaIpid, McgCap, MciStatus};
+use crate::vendor;
 
 /// The bank number Linux uses for errors that firmware reported (APEI): it has no registers, the
 /// kernel makes them up from the firmware's record.
@@ -34,48 +38,125 @@ pub struct Context {
     pub socket: Option<u32>,
 }
 
-/// Decodes one bank. Never fails: what has no meaning here stays unknown, with its raw bits.
+/// What one bank's registers say, without a heap. [`decode`] makes a record of it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Explanation {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The rule that says so.
+    pub rule: &'static str,
+    /// The architectural code.
+    pub code: ErrorCode,
+    /// The kind of hardware.
+    pub class: ErrorClass,
+    /// The address, where a valid one was given.
+    pub address: Option<ErrorAddress>,
+    /// Errors the bank stands for, at least 1.
+    pub count: u32,
+    /// What the processor's own manual adds.
+    pub findings: Findings,
+}
+
+/// Explains one bank. Never fails, never allocates.
 ///
 /// An `mcg_cap` of zero means that the source did not capture the register; Intel's and Zhaoxin's
 /// processors are then taken to have software recovery, as all their servers since 2010 do.
 #[must_use]
-pub fn decode(registers: &McaRegisters, context: Context) -> ErrorRecord {
-    let (severity, severity_reason) = severity::classify(registers);
-    let address = address::error_address(registers);
+pub fn explain(registers: &McaRegisters) -> Explanation {
+    let (severity, rule) = severity::grade(registers);
     let code = error_code(registers);
-    let (class, what) = subject(registers, code);
-    let firmware_first = registers.bank == FIRMWARE_FIRST_BANK;
+    let mut findings = Findings::default();
+    // Linux makes the registers of firmware's errors up: no model has a say in them.
+    if registers.bank != FIRMWARE_FIRST_BANK
+        && let Some(decode) = vendor::decoder(registers)
+    {
+        decode(registers, &mut findings);
+    }
+    Explanation {
+        severity,
+        rule,
+        code,
+        class: findings.class.unwrap_or_else(|| class(registers, code)),
+        address: address::error_address(registers),
+        count: corrected_count(registers),
+        findings,
+    }
+}
 
-    let mut summary = format!("{what}, {}", phrase(severity));
-    if !firmware_first {
-        summary.push_str(&format!(", bank {}", registers.bank));
-    }
-    if let Some(address) = address {
-        summary.push_str(&format!(", at {}{}", address_kind(address.mode), address.addr));
-    }
+/// Decodes one bank. Never fails: what has no meaning here stays unknown, with its raw bits.
+#[must_use]
+pub fn decode(registers: &McaRegisters, context: Context) -> ErrorRecord {
+    let explanation = explain(registers);
+    let firmware_first = registers.bank == FIRMWARE_FIRST_BANK;
+    let Explanation { severity, rule, code, class, address, count, findings } = &explanation;
     // The CPU that took a firmware interrupt has nothing to do with the error.
     let location = match firmware_first {
         true => Location::default(),
         false => Location {
             cpu: context.cpu,
             socket: context.socket,
-            channel: code.channel(),
+            imc: findings.imc,
+            channel: findings.channel.or(code.channel()),
+            dimm: findings.dimm,
             ..Location::default()
         },
     };
-    ErrorRecord {
+    let mut record = ErrorRecord {
         time: context.time,
-        source: ErrorSource::MceRecord,
-        class,
-        severity,
-        severity_reason,
-        address,
-        count: corrected_count(registers),
+        class: *class,
+        severity: *severity,
+        severity_reason: String::with_capacity(160),
+        address: *address,
+        count: *count,
         location,
-        summary,
+        summary: summary(registers, &explanation),
         raw: Raw::Mca(registers.clone()),
         problems: problems(registers),
+        ..ErrorRecord::new(ErrorSource::MceRecord)
+    };
+    let reason = &mut record.severity_reason;
+    reason.push_str(rule);
+    reason.push_str(" [");
+    severity::flags(registers, reason);
+    reason.push(']');
+    if !firmware_first {
+        record.details.reserve(findings.facts().len() + 4);
+        findings::add_to(findings, &mut record.details);
+        if findings.error.is_some() && *code != ErrorCode::NoError {
+            record.details.add("mca_code", code.to_string());
+        }
     }
+    record
+}
+
+/// The error in one line: what and where within the processor, how bad, which bank, which address.
+fn summary(registers: &McaRegisters, explanation: &Explanation) -> String {
+    let Explanation { severity, code, address, findings, .. } = explanation;
+    let firmware_first = registers.bank == FIRMWARE_FIRST_BANK;
+    let mut summary = String::with_capacity(128);
+    let text = &mut summary;
+    if firmware_first {
+        text.push_str("memory error reported by firmware");
+    } else {
+        if let Some(unit) = findings.unit {
+            text.push_str(unit);
+            text.push_str(": ");
+        }
+        match findings.error {
+            Some(error) => text.push_str(error),
+            None => subject(registers, *code, text),
+        }
+    }
+    text.push_str(", ");
+    text.push_str(phrase(*severity));
+    // Writing to a string can't fail.
+    if !firmware_first {
+        let _ = write!(text, ", bank {}", registers.bank);
+    }
+    if let Some(address) = address {
+        let _ = write!(text, ", at {}{}", address_kind(address.mode), address.addr);
+    }
+    summary
 }
 
 /// What a severity means, for the end of a sentence.
@@ -160,27 +241,24 @@ fn error_code(registers: &McaRegisters) -> ErrorCode {
     }
 }
 
-fn subject(registers: &McaRegisters, code: ErrorCode) -> (ErrorClass, String) {
-    if registers.bank == FIRMWARE_FIRST_BANK {
-        return (ErrorClass::Memory, "memory error reported by firmware".into());
-    }
-    let extended = AmdStatus::from_bits(registers.status).error_code_ext();
+fn class(registers: &McaRegisters, code: ErrorCode) -> ErrorClass {
     match bank_kind(registers) {
-        BankKind::NorthbridgeDram => {
-            (ErrorClass::Memory, "DRAM ECC error at the northbridge".into())
-        }
-        BankKind::Umc if extended == 0 => {
-            (ErrorClass::Memory, "DRAM ECC error at the memory controller".into())
-        }
-        BankKind::Umc => (
-            ErrorClass::Memory,
-            format!("memory controller error, extended code {extended}, {code}"),
-        ),
-        _ if is_amd(registers.vendor) => {
-            (code.class(), format!("{code}, extended code {extended}"))
-        }
-        _ => (code.class(), code.to_string()),
+        _ if registers.bank == FIRMWARE_FIRST_BANK => ErrorClass::Memory,
+        BankKind::NorthbridgeDram | BankKind::Umc => ErrorClass::Memory,
+        _ => code.class(),
     }
+}
+
+/// What went wrong, for a bank no model decoder had words for.
+fn subject(registers: &McaRegisters, code: ErrorCode, text: &mut String) {
+    let extended = AmdStatus::from_bits(registers.status).error_code_ext();
+    let _ = match bank_kind(registers) {
+        BankKind::NorthbridgeDram => write!(text, "DRAM ECC error at the northbridge"),
+        BankKind::Umc if extended == 0 => write!(text, "DRAM ECC error at the memory controller"),
+        BankKind::Umc => write!(text, "memory controller error, extended code {extended}, {code}"),
+        _ if is_amd(registers.vendor) => write!(text, "{code}, extended code {extended}"),
+        _ => write!(text, "{code}"),
+    };
 }
 
 /// How many corrected errors the record stands for: bits 52:38, where `MCG_CMCI_P`, on Intel and
@@ -201,6 +279,7 @@ fn problems(registers: &McaRegisters) -> Vec<Problem> {
         CpuVendor::Intel | CpuVendor::Zhaoxin | CpuVendor::Amd | CpuVendor::Hygon => vec![],
         _ => vec![Problem {
             offset: 0,
+            kind: ProblemKind::Unknown,
             detail: format!(
                 "unknown processor maker ({:?}): decoded by the bits x86 processors have in common",
                 registers.vendor
@@ -224,18 +303,10 @@ pub(crate) mod tests {
             cpuid: 0x606a6,
             bank: 9,
             mcg_cap: SER_P | CMCI_P | 28,
-            mcg_status: 0,
             status,
             addr: 0x1_2345_6000,
             misc: 0x8c,
-            synd: 0,
-            ipid: 0,
-            ip: 0,
-            cs: 0,
-            tsc: 0,
-            ppin: 0,
-            apic_id: 0,
-            microcode: 0,
+            ..McaRegisters::default()
         }
     }
 
@@ -338,6 +409,7 @@ pub(crate) mod tests {
                     ppin,
                     apic_id,
                     microcode,
+                    ..McaRegisters::default()
                 }
             },
         )

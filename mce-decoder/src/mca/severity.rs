@@ -5,7 +5,6 @@
 //! Linux panics because nothing can be recovered, the error is [`Severity::Fatal`] here; where it
 //! panics only because its own code was interrupted at a place it can't repair, it is not.
 
-use alloc::format;
 use alloc::string::String;
 
 use ras_core::{CpuVendor, McaRegisters, Severity};
@@ -14,10 +13,10 @@ use super::error_code::ErrorCode;
 use super::status::{AmdStatus, CpuSignature, McgCap, McgStatus, MciStatus};
 use super::{FIRMWARE_FIRST_BANK, has_recovery, is_amd};
 
-/// Grades the error in `registers`; the string names the rule, then the bits that are set.
-pub(super) fn classify(registers: &McaRegisters) -> (Severity, String) {
+/// Grades the error in `registers`, and names the rule.
+pub(super) fn grade(registers: &McaRegisters) -> (Severity, &'static str) {
     let status = MciStatus::from_bits(registers.status);
-    let (severity, rule) = if !status.val() {
+    if !status.val() {
         (Severity::Informational, "the bank holds no valid error")
     } else if registers.bank == FIRMWARE_FIRST_BANK {
         firmware_first(status)
@@ -25,8 +24,7 @@ pub(super) fn classify(registers: &McaRegisters) -> (Severity, String) {
         amd(registers)
     } else {
         intel(registers)
-    };
-    (severity, format!("{rule} [{}]", flags(registers)))
+    }
 }
 
 /// Linux' `apei_mce_report_mem_error` turns firmware's severity into UC (recoverable) and PCC (fatal).
@@ -206,8 +204,8 @@ fn is_disguised_scrub(registers: &McaRegisters) -> bool {
         && status.miscv()
 }
 
-/// The bits that were looked at and are set, by their names.
-fn flags(registers: &McaRegisters) -> String {
+/// Appends the bits that were looked at and are set, by their names.
+pub(super) fn flags(registers: &McaRegisters, text: &mut String) {
     let status = MciStatus::from_bits(registers.status);
     let mcg = McgStatus::from_bits(registers.mcg_status);
     let cap = McgCap::from_bits(registers.mcg_cap);
@@ -233,14 +231,12 @@ fn flags(registers: &McaRegisters) -> String {
         (!is_amd && cap.ser_p(), "SER_P"),
         (!is_amd && is_yellow(registers), "threshold yellow"),
     ];
-    let mut text = String::new();
+    let mut separator = "";
     for (_, name) in names.into_iter().filter(|(set, _)| *set) {
-        if !text.is_empty() {
-            text.push(' ');
-        }
+        text.push_str(separator);
         text.push_str(name);
+        separator = " ";
     }
-    text
 }
 
 /// A cache that corrected so much that it should be replaced. SDM vol. 3B, "Threshold-Based Error
@@ -266,7 +262,9 @@ mod tests {
     const MCIP: u64 = 4;
 
     fn check(registers: &McaRegisters, severity: Severity, rule: &str) {
-        let (got, reason) = classify(registers);
+        let (got, rule_found) = grade(registers);
+        let mut reason = String::from(rule_found);
+        flags(registers, &mut reason);
         assert_eq!(got, severity, "{reason}");
         assert!(reason.contains(rule), "{reason:?} does not say {rule:?}");
     }

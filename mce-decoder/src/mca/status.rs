@@ -212,7 +212,8 @@ impl CpuSignature {
     #[must_use]
     pub const fn model(self) -> u8 {
         match self.base_family() {
-            6 | 15 => self.extended_model() << 4 | self.base_model(),
+            // The SDM says 6 and 15; Zhaoxin's family 7 extends its models too, as Linux has it.
+            6.. => self.extended_model() << 4 | self.base_model(),
             _ => self.base_model(),
         }
     }

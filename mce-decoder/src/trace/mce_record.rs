@@ -35,6 +35,7 @@ pub fn decode(format: &EventFormat, payload: &[u8]) -> Result<ErrorRecord, Trace
         ppin: optional("ppin")?,
         apic_id: word(optional("apicid")?),
         microcode: word(optional("microcode")?),
+        ..McaRegisters::default()
     };
     // Whole seconds since the epoch, 0 in records the kernel found left over from before it booted.
     let walltime = format.optional_integer(payload, "walltime")?;

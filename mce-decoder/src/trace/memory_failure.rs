@@ -6,8 +6,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use ras_core::{
-    AddressMode, ErrorAddress, ErrorClass, ErrorRecord, ErrorSource, Location, PAGE_SHIFT, Pfn,
-    Problem, Raw, Severity,
+    AddressMode, Detail, ErrorAddress, ErrorClass, ErrorRecord, ErrorSource, PAGE_SHIFT, Pfn,
+    Problem, ProblemKind, Severity,
 };
 
 use super::{EventFormat, TraceError};
@@ -47,35 +47,42 @@ pub fn read(format: &EventFormat, payload: &[u8]) -> Result<MemoryFailure, Trace
 
 /// Decodes one payload, the common fields included.
 ///
-/// The kernel reports a page only after data on it was lost, and does not say whether anybody
-/// consumed it: [`Severity::Srao`], whatever the outcome. The event has no time of its own.
-///
 /// # Errors
 /// As [`read`].
 pub fn decode(format: &EventFormat, payload: &[u8]) -> Result<ErrorRecord, TraceError> {
-    let MemoryFailure { pfn, page_type, result } = read(format, payload)?;
+    let failure = read(format, payload)?;
+    Ok(record(failure, format.field("pfn").map_or(0, |field| field.offset as u64)))
+}
+
+/// The record of what was read; `offset` is where its page frame number stands.
+///
+/// The kernel reports a page only after data on it was lost, and does not say whether anybody
+/// consumed it: [`Severity::Srao`], whatever the outcome. The event has no time of its own.
+pub(crate) fn record(failure: MemoryFailure, offset: u64) -> ErrorRecord {
+    let MemoryFailure { pfn, page_type, result } = failure;
     let (address, problems): (_, Vec<Problem>) = if pfn.0 < PFN_MAX {
         let lsb = PAGE_SHIFT.to_le_bytes()[0];
         (Some(ErrorAddress { addr: pfn.addr(), lsb, mode: AddressMode::Physical }), vec![])
     } else {
-        let offset = format.field("pfn").map_or(0, |field| field.offset as u64);
-        (None, vec![Problem { offset, detail: format!("page frame {pfn} can't exist") }])
+        let kind = ProblemKind::Malformed;
+        let detail = format!("page frame {pfn} can't exist");
+        (None, vec![Problem { offset, kind, detail }])
     };
-    Ok(ErrorRecord {
-        time: None,
-        source: ErrorSource::MemoryFailure,
+    ErrorRecord {
         class: ErrorClass::Memory,
         severity: Severity::Srao,
         severity_reason:
             "the kernel handled the page as lost; it does not say whether the data was consumed"
                 .into(),
         address,
-        count: 1,
-        location: Location::default(),
         summary: format!("kernel handled lost page {pfn} ({page_type}): {result}"),
-        raw: Raw::None,
+        details: vec![
+            Detail { name: "page_type".into(), value: page_type.into() },
+            Detail { name: "result".into(), value: result.into() },
+        ],
         problems,
-    })
+        ..ErrorRecord::new(ErrorSource::MemoryFailure)
+    }
 }
 
 #[cfg(test)]

@@ -341,8 +341,11 @@ fn decode_location(reader: &mut Reader<'_>) -> Option<Location> {
             column,
             bit_position: narrow(bit_position)?,
             module_handle: narrow(module_handle)?,
+            // Version 1 of the format has no room for what was added to a location since.
+            ..DimmLocation::default()
         },
         fru: if present & LOCATION_FRU != 0 { Some(reader.text(NAME_MAX)?) } else { None },
+        ..Location::default()
     })
 }
 

@@ -120,8 +120,9 @@ fn location() -> impl Strategy<Value = Location> {
                 column,
                 bit_position,
                 module_handle,
+                ..DimmLocation::default()
             };
-            Location { cpu, socket, channel, dimm, fru }
+            Location { cpu, socket, channel, dimm, fru, ..Location::default() }
         },
     )
 }

@@ -1,33 +1,25 @@
 //! The rules as stories, and the promises that hold for any sequence of errors.
 
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    Action, AddressMode, ErrorAddress, ErrorClass, Health, HostView, Location, OfflineMode,
-    PfnRange, PhysAddr, Raw, plan,
+    Action, AddressMode, ErrorAddress, ErrorClass, Health, HostView, OfflineMode, PfnRange,
+    PhysAddr, plan,
 };
 
 fn record(severity: Severity, source: ErrorSource, addr: Option<u64>) -> ErrorRecord {
     ErrorRecord {
-        time: None,
-        source,
         class: ErrorClass::Memory,
         severity,
-        severity_reason: String::new(),
         address: addr.map(|addr| ErrorAddress {
             addr: PhysAddr(addr),
             lsb: 12,
             mode: AddressMode::Physical,
         }),
-        count: 1,
-        location: Location::default(),
-        summary: String::new(),
-        raw: Raw::None,
-        problems: Vec::new(),
+        ..ErrorRecord::new(source)
     }
 }
 

@@ -41,9 +41,9 @@ pub(crate) fn run(file: &Path, as_json: bool, out: &mut dyn Write) -> Result<(),
             Ok((time, decoded)) => {
                 damaged += decoded.problems.len() as u64;
                 for record in &decoded.records {
-                    if as_json { json(record, out)? } else { show(record, time, out)? }
+                    if as_json { object(record, out)? } else { show(record, time, out)? }
                 }
-                for Problem { offset, detail } in &decoded.problems {
+                for Problem { offset, detail, .. } in &decoded.problems {
                     problem(&format!("{}, byte {offset}", entry.place), detail, as_json, out)?;
                 }
             }
@@ -69,15 +69,16 @@ fn decode(body: &Body, formats: &HashMap<String, EventFormat>) -> Result<Decoded
         Body::StatusBlock(bytes) => Ok(Decoded::sequence(bytes, cper::decode_status_block)),
         Body::Tracepoint { name, payload } => {
             let format = formats.get(name).ok_or("no 'format' line of its tracepoint before")?;
-            match name.as_str() {
-                "mce:mce_record" => trace::mce_record::decode(format, payload),
-                "ras:memory_failure_event" => trace::memory_failure::decode(format, payload),
-                other => return Err(format!("nobody decodes tracepoint {other:?}")),
-            }
-            .map(Decoded::from)
-            .map_err(|error| chain(&error))
+            trace::decode(format, payload).map(Decoded::from).map_err(|error| chain(&error))
         }
     }
+}
+
+fn object(record: &ErrorRecord, out: &mut dyn Write) -> Result<(), Failure> {
+    let mut line = Vec::new();
+    rasctl::json::record(record, &mut line);
+    line.push(b'\n');
+    Ok(out.write_all(&line)?)
 }
 
 fn show(

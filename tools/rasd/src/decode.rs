@@ -3,7 +3,7 @@
 use mce_decoder::mca::Context;
 use mce_decoder::trace::TraceError;
 use mce_decoder::{Decoded, cper, mca, trace};
-use ras_core::{ErrorRecord, Pfn, Problem};
+use ras_core::{ErrorRecord, Pfn, Problem, ProblemKind};
 
 use crate::source::{Body, Tracepoint};
 
@@ -41,7 +41,11 @@ pub fn left_in_use(body: &Body) -> Option<(Pfn, String)> {
 fn one(record: Result<ErrorRecord, TraceError>) -> Decoded {
     record.map_or_else(
         |error| Decoded {
-            problems: vec![Problem { offset: 0, detail: error.to_string() }],
+            problems: vec![Problem {
+                offset: 0,
+                kind: ProblemKind::Malformed,
+                detail: error.to_string(),
+            }],
             ..Decoded::default()
         },
         Decoded::from,

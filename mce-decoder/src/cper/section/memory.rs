@@ -2,18 +2,17 @@
 
 use alloc::borrow::Cow;
 use alloc::format;
-use alloc::string::String;
 use core::mem::{offset_of, size_of};
 
 use bitfield_struct::bitfield;
 use ras_core::{
     AddressMode, DimmLocation, ErrorAddress, ErrorClass, ErrorRecord, Guid, PAGE_SHIFT, PhysAddr,
-    Problem,
+    Problem, ProblemKind,
 };
 use zerocopy::little_endian::{U16, U64};
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::Section;
+use super::{Fields, Section};
 use crate::mca::phrase;
 
 /// Section type of this section.
@@ -89,15 +88,14 @@ pub struct MemoryValid {
 /// Fills in a record from the section. Fields that lie beyond the end of a short section count as
 /// not valid, and are a problem if the validation bits claim them.
 pub(super) fn decode(section: &Section<'_>, record: &mut ErrorRecord) {
-    let mut fields = Fields::new(section);
-    let body = fields.body;
-    let valid = fields.valid;
+    let mut fields = Fields::<MemoryError>::new(section.body);
     macro_rules! field {
-        ($valid:expr, $name:ident) => {{
-            let end = offset_of!(MemoryError, $name) + size_of_val(&body.$name);
-            fields.is_there($valid, stringify!($name), end).then_some(body.$name)
-        }};
+        ($valid:expr, $name:ident) => {
+            super::field!(fields, MemoryError, $valid, $name)
+        };
     }
+    let valid = field!(true, validation_bits);
+    let valid = MemoryValid::from_bits(valid.map_or(0, U64::get));
     let number = |value: Option<U16>| value.map(U16::get);
 
     let error_status = field!(valid.error_status(), error_status);
@@ -119,6 +117,7 @@ pub(super) fn decode(section: &Section<'_>, record: &mut ErrorRecord) {
             true => bank.filter(|_| valid.bank_address()).map(|_| bank_low.into()),
             false => bank.map(U16::get),
         },
+        chip: field!(valid.chip_identification(), extended).map(|bits| bits >> 5),
         device: number(field!(valid.device(), device)),
         row: row.map(|row| u32::from(row) | u32::from(row_high) << 16),
         column: number(field!(valid.column(), column)).map(u32::from),
@@ -126,15 +125,7 @@ pub(super) fn decode(section: &Section<'_>, record: &mut ErrorRecord) {
         module_handle: number(field!(valid.module_handle(), module_handle)),
     };
 
-    if !fields.lacking.is_empty() {
-        record.problems.push(Problem {
-            offset: (section.offset + fields.available) as u64,
-            detail: format!(
-                "memory section of {} bytes lacks {}",
-                fields.available, fields.lacking
-            ),
-        });
-    }
+    fields.finish("memory", section, record);
     let mask_at = section.offset + offset_of!(MemoryError, physical_address_mask);
     let address = address.map(|address| {
         let (lsb, problem) = granularity(mask.map(U64::get), mask_at);
@@ -157,40 +148,6 @@ pub(super) fn decode(section: &Section<'_>, record: &mut ErrorRecord) {
     record.location.dimm = dimm;
 }
 
-/// The body, with zeros where the section is too short, and what that makes invalid.
-struct Fields {
-    body: MemoryError,
-    valid: MemoryValid,
-    available: usize,
-    /// Names of the fields that are claimed to be valid and lie beyond the end.
-    lacking: String,
-}
-
-impl Fields {
-    fn new(section: &Section<'_>) -> Self {
-        let mut body = MemoryError::new_zeroed();
-        for (to, from) in body.as_mut_bytes().iter_mut().zip(section.body) {
-            *to = *from;
-        }
-        let available = section.body.len();
-        let mut fields =
-            Self { body, valid: MemoryValid::new(), available, lacking: String::new() };
-        if fields.is_there(true, "validation_bits", size_of::<U64>()) {
-            fields.valid = MemoryValid::from_bits(body.validation_bits.get());
-        }
-        fields
-    }
-
-    fn is_there(&mut self, valid: bool, name: &str, end: usize) -> bool {
-        if valid && end > self.available {
-            let separator = if self.lacking.is_empty() { "" } else { ", " };
-            self.lacking.push_str(separator);
-            self.lacking.push_str(name);
-        }
-        valid && end <= self.available
-    }
-}
-
 /// log2 of the bytes the address is good for: the lowest bit of its mask. Without a mask a page is
 /// assumed, as Linux does; so it is for a mask of zero, which would make the whole address invalid.
 fn granularity(mask: Option<u64>, at: usize) -> (u8, Option<Problem>) {
@@ -199,7 +156,8 @@ fn granularity(mask: Option<u64>, at: usize) -> (u8, Option<Problem>) {
         None => (page, None),
         Some(0) => {
             let detail = "address mask is zero, a page is assumed".into();
-            (page, Some(Problem { offset: at as u64, detail }))
+            let kind = ProblemKind::Inconsistent;
+            (page, Some(Problem { offset: at as u64, kind, detail }))
         }
         Some(mask) => (mask.trailing_zeros().to_le_bytes()[0], None),
     }
@@ -261,6 +219,7 @@ mod tests {
     use alloc::vec::Vec;
     use proptest::prelude::*;
     use ras_core::Severity;
+    use zerocopy::FromZeros;
 
     fn body(valid: u64, fill: impl FnOnce(&mut MemoryError)) -> MemoryError {
         let mut body = MemoryError::new_zeroed();
@@ -306,6 +265,7 @@ mod tests {
                 rank: Some(1),
                 bank_group: Some(2),
                 bank: Some(5),
+                chip: Some(2),
                 device: Some(7),
                 row: Some(0x2_8001),
                 column: Some(0x3f8),

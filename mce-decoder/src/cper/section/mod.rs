@@ -2,14 +2,20 @@
 //!
 //! A new section type is one file here and one line in [`SECTIONS`].
 
+mod fields;
+mod vendor;
+
 pub mod memory;
 
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 
-use ras_core::{ErrorClass, ErrorRecord, ErrorSource, Guid, Location, Problem, Raw, Timestamp};
+use ras_core::{
+    ErrorRecord, ErrorSource, Guid, Location, Problem, ProblemKind as Kind, Raw, Timestamp,
+};
 
+use self::fields::{Fields, field};
 use super::{report, severity};
 use crate::mca::phrase;
 
@@ -48,7 +54,7 @@ struct SectionType {
 }
 
 /// UEFI Specification, Appendix N, "Section Type".
-const SECTIONS: [SectionType; 9] = [
+const SECTIONS: &[SectionType] = &[
     SectionType { guid: memory::SECTION_TYPE, name: "memory", decode: Some(memory::decode) },
     SectionType::named(
         "generic processor",
@@ -92,17 +98,14 @@ impl SectionType {
 
 /// One section to one record; a type that isn't known, or only by name, keeps its bytes.
 pub(super) fn decode(section: &Section<'_>) -> ErrorRecord {
-    let known = SECTIONS.iter().find(|known| known.guid == section.section_type);
+    let known = SECTIONS.iter().chain(vendor::SECTIONS);
+    let known = known.clone().find(|known| known.guid == section.section_type);
     let (severity, rule) = severity(section.severity);
     let kept = section.body.get(..RAW_BYTES_MAX).unwrap_or(section.body);
     let mut record = ErrorRecord {
         time: section.time,
-        source: section.source,
-        class: ErrorClass::Unknown,
         severity,
         severity_reason: format!("{rule} ({}{})", section.severity, flags(section)),
-        address: None,
-        count: 1,
         location: Location { fru: section.fru.clone(), ..Location::default() },
         summary: match known {
             Some(known) => {
@@ -114,6 +117,7 @@ pub(super) fn decode(section: &Section<'_>) -> ErrorRecord {
         },
         raw: Raw::Section { section_type: section.section_type, bytes: kept.into() },
         problems: length_problems(section, kept.len()),
+        ..ErrorRecord::new(section.source)
     };
     if let Some(decode) = known.and_then(|known| known.decode) {
         decode(section, &mut record);
@@ -126,11 +130,11 @@ fn length_problems(section: &Section<'_>, kept: usize) -> vec::Vec<Problem> {
     let mut problems = vec![];
     if there < announced {
         let detail = format!("section of {announced} bytes is cut to {there}");
-        report(&mut problems, section.offset + there, detail);
+        report(&mut problems, section.offset + there, Kind::Truncated, detail);
     }
     if kept < there {
         let detail = format!("section of {there} bytes, the first {kept} are kept");
-        report(&mut problems, section.offset + kept, detail);
+        report(&mut problems, section.offset + kept, Kind::Limit, detail);
     }
     problems
 }

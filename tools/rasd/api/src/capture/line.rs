@@ -212,6 +212,7 @@ impl From<MceFields> for Mce {
             ppin: fields.ppin.0,
             apic_id: fields.apic_id.0,
             microcode: fields.microcode.0,
+            ..McaRegisters::default()
         };
         Self { registers, cpu: fields.cpu, socket: fields.socket }
     }

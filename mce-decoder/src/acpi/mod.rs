@@ -1,0 +1,1 @@
+//! ACPI's tables about error sources: HEST, BERT, ERST, EINJ.

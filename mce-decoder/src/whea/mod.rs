@@ -1,0 +1,1 @@
+//! Windows' hardware error events and the records inside of them.

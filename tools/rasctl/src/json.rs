@@ -1,0 +1,377 @@
+//! Records as JSON, the form that `rasctl schema` publishes.
+//!
+//! Written by hand and straight into one buffer: a kernel log gives hundreds of thousands of records a
+//! second, and a general serializer would take most of the time. Names are stable; numbers are
+//! numbers; addresses and raw registers are `"0x…"`, GUIDs are in their canonical form, bytes are
+//! hexadecimal digits.
+
+use std::time::{Duration, SystemTime};
+
+use ras_core::{
+    Detail, DimmLocation, ErrorAddress, ErrorRecord, Guid, Location, McaRegisters, Problem, Raw,
+    Timestamp, Value,
+};
+
+/// Appends `record` as one object, without a line feed.
+pub fn record(record: &ErrorRecord, out: &mut Vec<u8>) {
+    let mut object = Object::begin(out);
+    members(record, &mut object);
+    object.end();
+}
+
+/// Appends the members of `record` to an object that is being written.
+pub fn members(record: &ErrorRecord, object: &mut Object<'_>) {
+    object.text("source", record.source.name());
+    match record.time {
+        Some(at) => time(at, object.key("time")),
+        None => object.null("time"),
+    }
+    object.text("class", record.class.name());
+    object.text("severity", record.severity.name());
+    object.text("severity_reason", &record.severity_reason);
+    object.text("summary", &record.summary);
+    match &record.address {
+        Some(at) => address(at, object.key("address")),
+        None => object.null("address"),
+    }
+    object.number("count", record.count.into());
+    location(&record.location, object.key("location"));
+    group(&record.details, object.key("details"));
+    raw(&record.raw, object.key("raw"));
+    list(&record.problems, problem, object.key("problems"));
+    list(&record.witnesses, self::record, object.key("witnesses"));
+}
+
+/// Appends one piece of damage.
+pub fn problem(problem: &Problem, out: &mut Vec<u8>) {
+    let mut object = Object::begin(out);
+    object.number("offset", problem.offset);
+    object.text("kind", problem.kind.name());
+    object.text("detail", &problem.detail);
+    object.end();
+}
+
+/// An object that is being written.
+#[derive(Debug)]
+pub struct Object<'a> {
+    out: &'a mut Vec<u8>,
+    separator: u8,
+}
+
+impl<'a> Object<'a> {
+    /// Opens it.
+    pub fn begin(out: &'a mut Vec<u8>) -> Self {
+        Self { out, separator: b'{' }
+    }
+
+    /// Closes it.
+    pub fn end(self) {
+        if self.separator == b'{' {
+            self.out.push(b'{');
+        }
+        self.out.push(b'}');
+    }
+
+    /// Writes a name; its value has to be written into what this returns. Names are ours: they need
+    /// no escapes.
+    pub fn key(&mut self, name: &str) -> &mut Vec<u8> {
+        self.out.push(self.separator);
+        self.separator = b',';
+        self.out.push(b'"');
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b"\":");
+        self.out
+    }
+
+    /// A string.
+    pub fn text(&mut self, name: &str, value: &str) {
+        string(value, self.key(name));
+    }
+
+    /// A number.
+    pub fn number(&mut self, name: &str, value: u64) {
+        number(value, self.key(name));
+    }
+
+    /// `"0x…"`.
+    pub fn hex(&mut self, name: &str, value: u64) {
+        hex(value, self.key(name));
+    }
+
+    /// Nothing known.
+    pub fn null(&mut self, name: &str) {
+        self.key(name).extend_from_slice(b"null");
+    }
+
+    fn some(&mut self, name: &str, value: Option<impl Into<u64>>) {
+        if let Some(value) = value {
+            self.number(name, value.into());
+        }
+    }
+}
+
+fn address(address: &ErrorAddress, out: &mut Vec<u8>) {
+    let mut object = Object::begin(out);
+    object.hex("addr", address.addr.0);
+    object.number("lsb", address.lsb.into());
+    object.text("mode", address.mode.name());
+    object.end();
+}
+
+fn location(location: &Location, out: &mut Vec<u8>) {
+    let Location { cpu, socket, imc, channel, dimm, fru, pci } = location;
+    let mut object = Object::begin(out);
+    object.some("cpu", *cpu);
+    object.some("socket", *socket);
+    object.some("imc", *imc);
+    object.some("channel", *channel);
+    if *dimm != DimmLocation::default() {
+        self::dimm(dimm, object.key("dimm"));
+    }
+    if let Some(fru) = fru {
+        object.text("fru", fru);
+    }
+    if let Some(pci) = pci {
+        object.text("pci", &pci.to_string());
+    }
+    object.end();
+}
+
+fn dimm(dimm: &DimmLocation, out: &mut Vec<u8>) {
+    let mut object = Object::begin(out);
+    object.some("node", dimm.node);
+    object.some("card", dimm.card);
+    object.some("module", dimm.module);
+    object.some("rank", dimm.rank);
+    object.some("bank_group", dimm.bank_group);
+    object.some("bank", dimm.bank);
+    object.some("chip", dimm.chip);
+    object.some("device", dimm.device);
+    object.some("row", dimm.row);
+    object.some("column", dimm.column);
+    object.some("bit_position", dimm.bit_position);
+    if let Some(handle) = dimm.module_handle {
+        object.hex("module_handle", handle.into());
+    }
+    object.end();
+}
+
+fn raw(raw: &Raw, out: &mut Vec<u8>) {
+    let mut object = Object::begin(out);
+    match raw {
+        Raw::Mca(registers) => mca(registers, object.key("mca")),
+        Raw::Section { section_type, bytes } => {
+            guid(*section_type, object.key("section_type"));
+            self::bytes(bytes, object.key("bytes"));
+        }
+        Raw::Bytes(bytes) => self::bytes(bytes, object.key("bytes")),
+        Raw::Text(text) => object.text("text", text),
+        _ => {}
+    }
+    object.end();
+}
+
+/// Registers that only some processors have are left out where they are zero.
+fn mca(registers: &McaRegisters, out: &mut Vec<u8>) {
+    let mut object = Object::begin(out);
+    object.text("vendor", registers.vendor.name());
+    object.hex("cpuid", registers.cpuid.into());
+    object.number("bank", registers.bank.into());
+    object.hex("status", registers.status);
+    object.hex("addr", registers.addr);
+    object.hex("misc", registers.misc);
+    object.hex("mcg_status", registers.mcg_status);
+    let rare = [
+        ("mcg_cap", registers.mcg_cap),
+        ("synd", registers.synd),
+        ("ipid", registers.ipid),
+        ("synd1", registers.synd1),
+        ("synd2", registers.synd2),
+        ("config", registers.config),
+        ("destat", registers.destat),
+        ("deaddr", registers.deaddr),
+        ("ip", registers.ip),
+        ("cs", registers.cs.into()),
+        ("tsc", registers.tsc),
+        ("ppin", registers.ppin),
+        ("apic_id", registers.apic_id.into()),
+        ("microcode", registers.microcode.into()),
+    ];
+    for (name, value) in rare {
+        if value != 0 {
+            object.hex(name, value);
+        }
+    }
+    object.end();
+}
+
+fn group(details: &[Detail], out: &mut Vec<u8>) {
+    let mut separator = b'{';
+    for Detail { name, value } in details {
+        out.push(separator);
+        separator = b',';
+        string(name, out);
+        out.push(b':');
+        self::value(value, out);
+    }
+    if separator == b'{' {
+        out.push(b'{');
+    }
+    out.push(b'}');
+}
+
+fn value(value: &Value, out: &mut Vec<u8>) {
+    match value {
+        Value::Number(value) => number(*value, out),
+        Value::Signed(value) => {
+            if *value < 0 {
+                out.push(b'-');
+            }
+            number(value.unsigned_abs(), out);
+        }
+        Value::Hex(bits) => hex(*bits, out),
+        Value::Flag(flag) => out.extend_from_slice(if *flag { b"true" } else { b"false" }),
+        Value::Text(text) => string(text, out),
+        Value::Code { code, meaning } => {
+            let mut object = Object::begin(out);
+            object.number("code", *code);
+            if let Some(meaning) = meaning {
+                object.text("meaning", meaning);
+            }
+            object.end();
+        }
+        Value::Guid(value) => guid(*value, out),
+        Value::Bytes(value) => bytes(value, out),
+        Value::List(values) => list(values, self::value, out),
+        Value::Group(details) => group(details, out),
+        _ => out.extend_from_slice(b"null"),
+    }
+}
+
+fn list<T>(items: &[T], mut write: impl FnMut(&T, &mut Vec<u8>), out: &mut Vec<u8>) {
+    out.push(b'[');
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write(item, out);
+    }
+    out.push(b']');
+}
+
+/// RFC 3339 in UTC, with as many digits of a second as there are.
+fn time(time: Timestamp, out: &mut Vec<u8>) {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(time.0);
+    string(&humantime::format_rfc3339(time).to_string(), out);
+}
+
+fn guid(guid: Guid, out: &mut Vec<u8>) {
+    out.push(b'"');
+    for (position, index) in
+        [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15].into_iter().enumerate()
+    {
+        if matches!(position, 4 | 6 | 8 | 10) {
+            out.push(b'-');
+        }
+        out.extend_from_slice(&digits(guid.0[index]));
+    }
+    out.push(b'"');
+}
+
+fn bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    out.reserve(2 * bytes.len() + 2);
+    out.push(b'"');
+    for byte in bytes {
+        out.extend_from_slice(&digits(*byte));
+    }
+    out.push(b'"');
+}
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+/// The two hexadecimal digits of a byte.
+const fn digits(byte: u8) -> [u8; 2] {
+    [DIGITS[(byte >> 4) as usize], DIGITS[(byte & 15) as usize]]
+}
+
+fn hex(value: u64, out: &mut Vec<u8>) {
+    let mut text = *b"\"0x0000000000000000\"";
+    for (pair, byte) in text[3..19].chunks_exact_mut(2).zip(value.to_be_bytes()) {
+        pair.copy_from_slice(&digits(byte));
+    }
+    // All leading zeros are left out but the last digit.
+    let zeros = (value.leading_zeros() / 4).min(15) as usize;
+    out.extend_from_slice(&text[..3]);
+    out.extend_from_slice(&text[3 + zeros..]);
+}
+
+fn number(mut value: u64, out: &mut Vec<u8>) {
+    let mut text = [0; 20];
+    let mut at = text.len();
+    loop {
+        at -= 1;
+        text[at] = b'0' + (value % 10).to_le_bytes()[0];
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&text[at..]);
+}
+
+/// RFC 8259, "Strings": quotation mark, backslash and control characters are escaped.
+fn string(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    let mut rest = text.as_bytes();
+    while let Some(at) = rest.iter().position(|byte| matches!(byte, 0..0x20 | b'"' | b'\\')) {
+        out.extend_from_slice(&rest[..at]);
+        match rest[at] {
+            b'\n' => out.extend_from_slice(b"\\n"),
+            control @ 0..0x20 => {
+                out.extend_from_slice(b"\\u00");
+                out.extend_from_slice(&digits(control));
+            }
+            quoted => out.extend_from_slice(&[b'\\', quoted]),
+        }
+        rest = &rest[at + 1..];
+    }
+    out.extend_from_slice(rest);
+    out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ras_core::ErrorSource;
+
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn an_empty_record_is_valid_json() {
+        let text = written(|out| record(&ErrorRecord::new(ErrorSource::Cper), out));
+        let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(parsed["source"], "cper");
+        assert_eq!(parsed["address"], serde_json::Value::Null);
+        assert_eq!(parsed["details"], serde_json::json!({}));
+    }
+
+    #[test]
+    fn numbers_have_no_more_digits_than_they_need() {
+        for value in [0, 1, 9, 10, 0xf, 0x10, 0xfff, 1 << 52, u64::MAX] {
+            assert_eq!(written(|out| hex(value, out)), format!("\"{value:#x}\""));
+            assert_eq!(written(|out| number(value, out)), value.to_string());
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_comes_back(text in ".*") {
+            let json = written(|out| string(&text, out));
+            proptest::prop_assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+        }
+    }
+}
