@@ -124,6 +124,13 @@ impl<'a> Map<'a> {
             }
         };
         let mode = modes::lookup(fabric.revision, fabric.mi300, code)?;
+        if fabric.revision == Revision::Df4 && ctl.bit(3) {
+            return Err(TranslateError::Inconsistent {
+                register: "DramAddressCtl",
+                value: ctl,
+                detail: "one map for the memory of several nodes, by size, is not supported",
+            });
+        }
         let destination = match fabric.revision {
             Revision::Df2 => limit.field(7, 0),
             Revision::Df3 => limit.field(9, 0),

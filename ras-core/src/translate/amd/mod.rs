@@ -146,6 +146,18 @@ pub enum TranslateError {
         /// `MCA_IPID`.
         ipid: u64,
     },
+    /// The UMC reports something else than a DRAM ECC error: its address counts something else.
+    #[error("extended code {code} of a UMC is no DRAM error")]
+    NotDram {
+        /// `MCA_STATUS[ErrorCodeExt]`.
+        code: u64,
+    },
+    /// The address is good to fewer bits than a channel's turn is long: it names many places.
+    #[error("an address that is good to bit {lsb} only is spread over channels")]
+    Coarse {
+        /// Lowest valid bit.
+        lsb: u8,
+    },
     /// The registers hold no valid address.
     #[error("the bank has no valid address")]
     NoAddress,

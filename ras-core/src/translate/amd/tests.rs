@@ -251,7 +251,7 @@ fn the_stations_tile_memory() {
             let snapshot = kind.sized(Settings { ctl, ..Settings::default() }, 3);
             let mut seen = Vec::new();
             for station in &snapshot.stations {
-                for normalized in (0..EACH).step_by(LINE as usize) {
+                for normalized in (0..EACH / LINE).map(|line| line * LINE) {
                     let system = snapshot.system_address(station.id(), NormalizedAddr(normalized));
                     seen.push(system.unwrap_or_else(|error| panic!("{kind:?}: {error}")).0);
                 }
@@ -423,6 +423,8 @@ fn what_is_not_certain_is_an_error() {
     );
     assert_eq!(map(|map| map.ctl = None), TranslateError::Missing { register: "DramAddressCtl" });
     assert_eq!(map(|map| map.ctl = Some(Register(0))), TranslateError::NoMap(id));
+    let by_node = map(|map| map.ctl = Some(Register(9)));
+    assert!(matches!(by_node, TranslateError::Inconsistent { .. }), "{by_node}");
     assert_eq!(
         error(&|bad| bad.fabric_id_mask.truncate(1)),
         TranslateError::Missing { register: "SystemFabricIdMask1" }
@@ -480,21 +482,11 @@ fn snapshots_are_readable_json() {
 fn mca(ipid: u64, addr: u64, apic_id: u32) -> McaRegisters {
     McaRegisters {
         vendor: CpuVendor::Amd,
-        cpuid: 0,
-        bank: 15,
-        mcg_cap: 0,
-        mcg_status: 0,
         status: 1 << 63 | 1 << 58,
         addr,
-        misc: 0,
-        synd: 0,
         ipid,
-        ip: 0,
-        cs: 0,
-        tsc: 0,
-        ppin: 0,
         apic_id,
-        microcode: 0,
+        ..McaRegisters::default()
     }
 }
 
@@ -513,6 +505,8 @@ fn a_umc_names_its_station() {
         snapshot.umc_address(&McaRegisters { status: 1 << 63, ..bank.clone() }, None),
         Err(TranslateError::NoAddress)
     );
+    let parity = McaRegisters { status: bank.status | 2 << 16, ..bank.clone() };
+    assert_eq!(snapshot.umc_address(&parity, None), Err(TranslateError::NotDram { code: 2 }));
     let core = mca(0xb0 << 32, 0, 0);
     assert_eq!(snapshot.umc_address(&core, None), Err(TranslateError::NotUmc { ipid: 0xb0 << 32 }));
     assert_eq!(snapshot.umc_row(&bank, None), Err(TranslateError::NoRows(Df4)));

@@ -5,16 +5,17 @@ use alloc::vec::Vec;
 use super::bits::parity;
 use super::snapshot::{Register, Snapshot, Station, StationId, UmcRegisters};
 use super::{NormalizedAddr, TranslateError};
+use crate::translate::ADDR_BITS;
 use crate::{McaRegisters, PhysAddr};
 
 /// `MCA_IPID` hardware identifier of a UMC.
 const UMC_HWID: u64 = 0x96;
 
+/// `MCA_IPID` types of UMCs: 0, and MI300's 1.
+const UMC_TYPE_MAX: u64 = 1;
+
 /// `MCA_STATUS` bit 58: `MCA_ADDR` is valid.
 const ADDR_VALID: u64 = 1 << 58;
-
-/// `MCA_ADDR` bits 55:0 are address; above, some banks give its granularity.
-const ADDR_BITS: u64 = (1 << 56) - 1;
 
 /// Where a UMC's error is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,8 +88,12 @@ impl Snapshot {
         socket: Option<u8>,
     ) -> Result<StationId, TranslateError> {
         let ipid = mca.ipid;
-        if ipid >> 32 & 0xfff != UMC_HWID {
+        if ipid >> 32 & 0xfff != UMC_HWID || ipid >> 48 > UMC_TYPE_MAX {
             return Err(TranslateError::NotUmc { ipid });
+        }
+        let code = mca.status >> 16 & 0x3f;
+        if code != 0 {
+            return Err(TranslateError::NotDram { code });
         }
         if mca.status & ADDR_VALID == 0 {
             return Err(TranslateError::NoAddress);
