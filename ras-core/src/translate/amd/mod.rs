@@ -26,7 +26,7 @@
 //! - 4, 8 and 16 channels by 1 KiB (DF4.5): it makes no room for the channel, and all addresses
 //!   come out wrong or above the limit.
 //! - 3, 5, 6, 10, 12 and 24 channels (DF4.5): it checks each candidate against a normalized address
-//!   with two or three bits that are not its own, and finds most addresses to have none.
+//!   with two or three bits that are not its own, and finds none for many addresses.
 //! - Six channels (DF3), last quarter: it puts the upper two bits three places too low.
 //! - Remapping: it reads the tables, and leaves them unused with six channels and with DF4's modes
 //!   that are no powers of two. Entries that are not there go unnoticed.

@@ -144,6 +144,31 @@ impl fmt::Display for Revision {
 /// device 18h, function 7, offset 104h) are on each field. "By broadcast" means read without an
 /// instance, "by instance" with the coherent station's instance number, both through the fabric's
 /// indirect access registers (FICAA, FICAD).
+///
+/// Two channels of a DF2 machine, by 256 bytes:
+///
+/// ```
+/// use ras_core::PhysAddr;
+/// use ras_core::translate::{NormalizedAddr, Snapshot, StationId};
+///
+/// let snapshot: Snapshot = serde_json::from_str(
+///     r#"{
+///         "revision": "df2",
+///         "fabric_id_mask": ["0x75806000"],
+///         "stations": [
+///             { "instance": 0, "block_instance_information": "0x0",
+///               "maps": [{ "base": "0x11", "limit": "0xfff000" }] },
+///             { "instance": 1, "block_instance_information": "0x100",
+///               "maps": [{ "base": "0x11", "limit": "0xfff000" }] }
+///         ]
+///     }"#,
+/// )?;
+/// let second = StationId { socket: 0, die: 0, instance: 1 };
+/// let system = snapshot.system_address(second, NormalizedAddr(0x1234))?;
+/// assert_eq!(system, PhysAddr(0x2534));
+/// assert_eq!(snapshot.normalized_address(system)?, (second, NormalizedAddr(0x1234)));
+/// # Ok::<(), Box<dyn core::error::Error>>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Snapshot {
