@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use rasctl::format::{FORMATS, Format};
 use rasctl::human::Human;
+use rasctl::join::Joining;
 use rasctl::json;
 use rasctl::read::{self, Damage, Found, Options, Sink};
 
@@ -17,10 +18,17 @@ pub(crate) fn run(decode: &Decode, as_json: bool, out: &mut dyn Write) -> Result
     let mut printer =
         Printer { human: (!as_json).then_some(Human { color }), out, line: Vec::new(), damaged: 0 };
     let mut unreadable = 0_u64;
-    read::paths(&decode.files, &options, &mut printer, &mut |file, error| {
+    let mut unread = |file: &str, error: &io::Error| {
         unreadable += 1;
         eprintln!("rasctl: reading {file}: {error}");
-    })?;
+    };
+    if decode.no_join {
+        read::paths(&decode.files, &options, &mut printer, &mut unread)?;
+    } else {
+        let mut joining = Joining::new(printer);
+        read::paths(&decode.files, &options, &mut joining, &mut unread)?;
+        printer = joining.into_inner();
+    }
     match (unreadable, printer.damaged) {
         (0, 0) => Ok(()),
         (0, damaged) => Err(Failure::NotDone(format!("{damaged} places are damaged"))),

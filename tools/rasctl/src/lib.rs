@@ -1,10 +1,12 @@
 //! What `rasctl` is made of: reading and rendering error records of every kind.
 //!
 //! [`read::paths`] takes files, directories and standard input, looks at what they are
-//! ([`format::FORMATS`]) and hands every record, with its place, to a [`read::Sink`].
+//! ([`format::FORMATS`]) and hands every record, with its place, to a [`read::Sink`];
+//! [`join::Joining`] makes one record of several reports of one error on the way.
 
 #![forbid(unsafe_code)]
 
+pub mod join;
 pub mod read;
 
 pub mod format;

@@ -68,6 +68,11 @@ pub(crate) struct Decode {
     #[arg(long, value_name = "FMS")]
     pub(crate) cpu: Option<Cpu>,
 
+    /// Keep reports of one error by different sources apart. Without it they become one record, and
+    /// the last few hundred are held back until nothing can join them.
+    #[arg(long)]
+    pub(crate) no_join: bool,
+
     /// Files, directories, or `-` for standard input; gzip, xz, zstd and bzip2 are undone.
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
