@@ -2,5 +2,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod host_cpu;
 pub mod json;
 pub mod rasdaemon_db;
