@@ -13,6 +13,7 @@ pub mod format;
 pub mod input;
 
 pub mod cpu;
+pub mod host_cpu;
 pub mod rasdaemon_db;
 
 pub mod human;
