@@ -15,6 +15,8 @@
 
 extern crate alloc;
 
+mod layout;
+
 pub mod mca;
 pub mod vendor;
 

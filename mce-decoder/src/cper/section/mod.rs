@@ -2,6 +2,7 @@
 //!
 //! A new section type is one file here and one line in [`SECTIONS`].
 
+mod cxl;
 mod fields;
 mod vendor;
 
@@ -16,6 +17,7 @@ use ras_core::{
 };
 
 use self::fields::{Fields, field};
+pub(in crate::cper) use self::vendor::{identify_processor, place};
 use super::{report, severity};
 use crate::mca::phrase;
 
@@ -84,10 +86,6 @@ const SECTIONS: &[SectionType] = &[
         "firmware",
         Guid::new(0x8121_2a96, 0x09ed, 0x4996, [0x94, 0x71, 0x8d, 0x72, 0x9c, 0x8e, 0x69, 0xed]),
     ),
-    SectionType::named(
-        "CXL protocol",
-        Guid::new(0x80b9_efb4, 0x52b5, 0x4de3, [0xa7, 0x77, 0x68, 0x78, 0x4b, 0x77, 0x10, 0x48]),
-    ),
 ];
 
 impl SectionType {
@@ -98,7 +96,7 @@ impl SectionType {
 
 /// One section to one record; a type that isn't known, or only by name, keeps its bytes.
 pub(super) fn decode(section: &Section<'_>) -> ErrorRecord {
-    let known = SECTIONS.iter().chain(vendor::SECTIONS);
+    let known = SECTIONS.iter().chain(cxl::SECTIONS).chain(vendor::SECTIONS);
     let known = known.clone().find(|known| known.guid == section.section_type);
     let (severity, rule) = severity(section.severity);
     let kept = section.body.get(..RAW_BYTES_MAX).unwrap_or(section.body);
