@@ -22,6 +22,8 @@ pub mod vendor;
 
 pub mod cper;
 
+mod pci;
+
 pub mod trace;
 
 pub mod text;

@@ -3,6 +3,8 @@
 //! Text comes line by line and one error takes several of them, so every decoder here is a state
 //! machine with bounded memory that is fed lines and hands out records.
 
+pub(crate) mod edac_detail;
+
 use alloc::vec::Vec;
 
 use ras_core::ErrorRecord;
