@@ -30,6 +30,8 @@ pub mod text;
 
 pub mod acpi;
 
+pub mod pstore;
+
 pub mod whea;
 
 use alloc::vec::Vec;

@@ -23,6 +23,7 @@ use ras_core::{ErrorRecord, ErrorSource, Guid, Problem, ProblemKind, Severity};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 pub use self::header::decode_record;
+pub(crate) use self::section::kernel_machine_check;
 pub use self::status_block::decode_status_block;
 
 /// Sections taken from one record. The specifications set no limit; real records have fewer than

@@ -17,6 +17,7 @@ use ras_core::{
 };
 
 use self::fields::{Fields, field};
+pub(crate) use self::vendor::kernel_machine_check;
 pub(in crate::cper) use self::vendor::{identify_processor, place};
 use super::{report, severity};
 use crate::mca::phrase;
@@ -158,4 +159,9 @@ fn flags(section: &Section<'_>) -> String {
         text.push_str(name);
     }
     text
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    pub(crate) use super::vendor::tests::struct_mce;
 }

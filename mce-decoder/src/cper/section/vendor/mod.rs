@@ -24,6 +24,7 @@ use crate::layout::{Field, read};
 use crate::mca::phrase;
 
 pub(in crate::cper) use self::fmpm::place;
+pub(crate) use self::linux::mce as kernel_machine_check;
 pub(in crate::cper) use self::microsoft::identify_processor;
 
 /// One line a section type.
@@ -120,4 +121,9 @@ fn summarize(record: &mut ErrorRecord, class: ErrorClass, what: String) {
     record.summary = what;
     record.summary.push_str(", ");
     record.summary.push_str(phrase(record.severity));
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    pub(crate) use super::linux::tests::struct_mce;
 }
