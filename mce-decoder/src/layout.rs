@@ -30,6 +30,7 @@ enum Kind {
     Flags(&'static [(u32, &'static str)]),
     Parts(&'static [Part]),
     Text,
+    Wide,
     Guid,
     Bytes,
     Words(usize),
@@ -116,6 +117,11 @@ pub(crate) const fn text(name: &'static str, bytes: usize) -> Field {
     field(name, bytes, Kind::Text)
 }
 
+/// UTF-16 text, padded with zeros.
+pub(crate) const fn wide(name: &'static str, bytes: usize) -> Field {
+    field(name, bytes, Kind::Wide)
+}
+
 /// A GUID in the mixed order of UEFI.
 pub(crate) const fn guid(name: &'static str) -> Field {
     field(name, 16, Kind::Guid)
@@ -196,6 +202,7 @@ fn value(kind: Kind, bytes: &[u8]) -> Value {
             Value::Group(group)
         }
         Kind::Text => ascii(bytes).into(),
+        Kind::Wide => utf16(bytes).into(),
         Kind::Guid => {
             bytes.try_into().map_or(Value::Bytes(bytes.into()), |id| Value::Guid(Guid(id)))
         }
@@ -236,6 +243,15 @@ pub(crate) fn ascii(bytes: &[u8]) -> String {
         _ => char::REPLACEMENT_CHARACTER,
     };
     used.iter().map(shown).collect()
+}
+
+/// UTF-16 text in a fixed field, up to the first zero.
+pub(crate) fn utf16(bytes: &[u8]) -> String {
+    let units = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+    char::decode_utf16(units.take_while(|unit| *unit != 0))
+        .map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER))
+        .map(|unit| if unit.is_control() { char::REPLACEMENT_CHARACTER } else { unit })
+        .collect()
 }
 
 /// The number of the detail `name`, whatever way it is shown.
@@ -309,7 +325,9 @@ mod tests {
     }
 
     #[test]
-    fn text_ends_at_a_zero() {
+    fn text_of_both_widths() {
         assert_eq!(ascii(b" a\x01b \0c"), "a\u{fffd}b");
+        assert_eq!(utf16(&[b'A', 0, 0xac, 0x20, 0, 0, b'x', 0]), "A\u{20ac}");
+        assert_eq!(utf16(&[0, 0xd8, b'A', 0, 9]), "\u{fffd}A");
     }
 }

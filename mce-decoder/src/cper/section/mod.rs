@@ -18,7 +18,7 @@ use ras_core::{
 
 use self::fields::{Fields, field};
 pub(crate) use self::vendor::kernel_machine_check;
-pub(in crate::cper) use self::vendor::{identify_processor, place};
+pub(in crate::cper) use self::vendor::{ERROR_PACKET, identify_processor, place};
 use super::{report, severity};
 use crate::mca::phrase;
 
@@ -163,5 +163,5 @@ fn flags(section: &Section<'_>) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    pub(crate) use super::vendor::tests::struct_mce;
+    pub(crate) use super::vendor::tests::{error_packet_v2, struct_mce, xpf_mca};
 }

@@ -25,7 +25,7 @@ use crate::mca::phrase;
 
 pub(in crate::cper) use self::fmpm::place;
 pub(crate) use self::linux::mce as kernel_machine_check;
-pub(in crate::cper) use self::microsoft::identify_processor;
+pub(in crate::cper) use self::microsoft::{ERROR_PACKET, identify_processor};
 
 /// One line a section type.
 pub(super) const SECTIONS: &[SectionType] = &[
@@ -126,4 +126,5 @@ fn summarize(record: &mut ErrorRecord, class: ErrorClass, what: String) {
 #[cfg(test)]
 pub(crate) mod tests {
     pub(crate) use super::linux::tests::struct_mce;
+    pub(crate) use super::microsoft::tests::{error_packet_v2, xpf_mca};
 }

@@ -23,7 +23,8 @@ pub(super) use self::memory::{
     MEMORY_AMD, MEMORY_CORRECTED, MEMORY_INTEL, MEMORY_RANGE, PMEM, memory_amd, memory_corrected,
     memory_intel, memory_range, pmem,
 };
-pub(super) use self::packet::{ERROR_PACKET, GENERIC, error_packet, generic};
+pub(in crate::cper) use self::packet::ERROR_PACKET;
+pub(super) use self::packet::{GENERIC, error_packet, generic};
 
 /// `NMI_SECTION_GUID`.
 pub(super) const NMI: Guid =
@@ -383,3 +384,6 @@ pub(super) fn mu_telemetry(section: &Section<'_>, record: &mut ErrorRecord) {
     add("Mu telemetry", MU_TELEMETRY_FIELDS, 0, 0, section, record);
     summarize(record, ErrorClass::Firmware, "firmware telemetry (Project Mu)".into());
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -16,9 +16,10 @@ use crate::cper::section::{self, Section};
 use crate::cper::status_block::decode_status_block;
 use crate::layout::{Field, code, flags, found, guid, hex, meaning, number, number_at, size, skip};
 use crate::mca::{self, Context};
+use crate::whea::SOURCE_TYPE;
 
 /// `WHEA_ERROR_PACKET_SECTION_GUID`.
-pub(in super::super) const ERROR_PACKET: Guid =
+pub(in crate::cper) const ERROR_PACKET: Guid =
     Guid::new(0xe712_54e9, 0xc1b9, 0x4940, [0xab, 0x76, 0x90, 0x97, 0x03, 0xa4, 0x32, 0x0f]);
 /// `GENERIC_SECTION_GUID`.
 pub(in super::super) const GENERIC: Guid =
@@ -96,29 +97,6 @@ const ERROR_TYPE: &[(u64, &str)] = &[
 /// As CPER's own.
 const SEVERITY: &[(u64, &str)] =
     &[(0, "recoverable"), (1, "fatal"), (2, "corrected"), (3, "informational")];
-
-/// `WHEA_ERROR_SOURCE_TYPE`.
-pub(crate) const SOURCE_TYPE: &[(u64, &str)] = &[
-    (0, "MCE"),
-    (1, "CMC"),
-    (2, "CPE"),
-    (3, "NMI"),
-    (4, "PCIe"),
-    (5, "generic"),
-    (6, "INIT"),
-    (7, "BOOT"),
-    (8, "SCI, generic"),
-    (9, "Itanium MCA"),
-    (10, "Itanium CMC"),
-    (11, "Itanium CPE"),
-    (12, "generic, version 2"),
-    (13, "SCI, generic, version 2"),
-    (14, "BMC"),
-    (15, "persistent memory"),
-    (16, "device driver"),
-    (17, "SEA"),
-    (18, "SEI"),
-];
 
 /// `WHEA_RAW_DATA_FORMAT`.
 const RAW_FORMAT: &[(u64, &str)] = &[
