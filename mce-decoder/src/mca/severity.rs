@@ -11,12 +11,14 @@ use ras_core::{CpuVendor, McaRegisters, Severity};
 
 use super::error_code::ErrorCode;
 use super::status::{AmdStatus, CpuSignature, McgCap, McgStatus, MciStatus};
-use super::{FIRMWARE_FIRST_BANK, has_recovery, is_amd};
+use super::{FIRMWARE_FIRST_BANK, has_recovery, is_amd, is_software_bank};
 
 /// Grades the error in `registers`, and names the rule.
 pub(super) fn grade(registers: &McaRegisters) -> (Severity, &'static str) {
     let status = MciStatus::from_bits(registers.status);
-    if !status.val() {
+    if is_software_bank(registers) {
+        (Severity::Informational, "an event that the operating system logged as a bank of its own")
+    } else if !status.val() {
         (Severity::Informational, "the bank holds no valid error")
     } else if registers.bank == FIRMWARE_FIRST_BANK {
         firmware_first(status)

@@ -25,7 +25,8 @@ pub struct McgCap {
     pub ext_cnt: u8,
     /// Software error recovery: S, AR and the address part of `IA32_MCi_MISC` are architectural.
     pub ser_p: bool,
-    __: bool,
+    /// Bit 37 of a bank's status says whether firmware may have changed it.
+    pub emc_p: bool,
     /// Firmware is told of errors first ("enhanced machine check architecture").
     pub elog_p: bool,
     /// Local machine checks.
@@ -184,7 +185,7 @@ pub struct McaIpid {
 #[derive(PartialEq, Eq)]
 pub struct CpuSignature {
     #[bits(4)]
-    pub(super) stepping: u8,
+    pub(crate) stepping: u8,
     #[bits(4)]
     base_model: u8,
     #[bits(4)]

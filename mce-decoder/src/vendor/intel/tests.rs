@@ -1,0 +1,1 @@
+//! One bank of each generation, worked out by hand from the documents.
