@@ -189,6 +189,10 @@ pub(crate) const fn predates_recovery(cpu: CpuSignature) -> bool {
 fn counters(bank: &Bank<'_>, cpu: CpuSignature, findings: &mut Findings) {
     let cap = McgCap::from_bits(bank.registers.mcg_cap);
     let assumed = !cap.is_known() && !predates_count(cpu);
+    // SDM vol. 3B, "IA32_MCi_STATUS MSRs": bit 37, where MCG_EMC_P.
+    if cap.emc_p() && bank.status.other_info() & 1 << 5 != 0 {
+        findings.add("firmware_updated", Fact::Flag(true));
+    }
     if bank.status.uc() {
         return;
     }
@@ -201,10 +205,6 @@ fn counters(bank: &Bank<'_>, cpu: CpuSignature, findings: &mut Findings) {
             bank.status.threshold_status().into(),
             THRESHOLD_BASED_ERROR_STATUS,
         );
-    }
-    // SDM vol. 3B, "IA32_MCi_STATUS MSRs": bit 37, where MCG_EMC_P.
-    if cap.emc_p() && bank.status.other_info() & 1 << 5 != 0 {
-        findings.add("firmware_updated", Fact::Flag(true));
     }
 }
 
@@ -219,13 +219,11 @@ fn io_error(bank: &Bank<'_>, findings: &mut Findings) {
         return;
     }
     if let Some(misc) = bank.misc() {
-        let byte = |low| bits(misc, low, low + 7).to_le_bytes()[0];
-        let devfn = byte(16);
         findings.pci = Some(PciAddress {
-            segment: byte(32).into(),
-            bus: byte(24),
-            device: devfn >> 3,
-            function: devfn & 7,
+            segment: word(misc, 32, 39),
+            bus: byte(misc, 24, 31),
+            device: byte(misc, 19, 23),
+            function: byte(misc, 16, 18),
         });
     }
 }
@@ -315,10 +313,9 @@ fn flagged(set: u64, table: &'static [(u32, &'static str)], findings: &mut Findi
     }
 }
 
-/// A code that is one number: its meaning is the error. A number without one is a fact.
+/// A code that is one number: its meaning is the error, unless a more telling field gave one.
 fn coded(code: u64, table: &[(u64, &'static str)], findings: &mut Findings) {
-    let found = meaning(table, code);
-    findings.error = findings.error.or(found);
+    findings.error = findings.error.or(meaning(table, code));
 }
 
 /// A code of several fields, the most telling first: the first that is set is the error, any other,

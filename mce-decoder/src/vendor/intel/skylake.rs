@@ -46,6 +46,8 @@ pub(super) fn decode(bank: &Bank<'_>, findings: &mut Findings) {
                 errors => flagged(errors, MEMORY_ERRORS, findings),
             }
             failing_devices(bank, findings);
+            // Ecclesia: four ranks a module.
+            findings.dimm.module = findings.dimm.rank.map(|rank| rank >> 2);
         }
         other => findings.unit = core_unit(other),
     }
