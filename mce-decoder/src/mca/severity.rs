@@ -184,8 +184,9 @@ fn lost_context(registers: &McaRegisters) -> Option<&'static str> {
     if !mcg.mcip() || mcg.ripv() {
         return None;
     }
-    // A code selector is never null: zero means that it was not captured.
-    let in_kernel = registers.cs != 0 && registers.cs & 3 == 0;
+    // A code selector is never null: zero means that it was not captured. Where a TDX guest was
+    // interrupted, the selector is its host's.
+    let in_kernel = registers.cs != 0 && registers.cs & 3 == 0 && !mcg.seam_nr();
     if !mcg.eipv() {
         Some("neither the restart nor the error instruction is known (RIPV=0 EIPV=0)")
     } else if in_kernel {
@@ -243,6 +244,8 @@ pub(super) fn flags(registers: &McaRegisters, text: &mut String) {
         (mcg.ripv(), "RIPV"),
         (mcg.eipv(), "EIPV"),
         (mcg.mcip(), "MCIP"),
+        (!is_amd && mcg.lmce_s(), "LMCE_S"),
+        (!is_amd && mcg.seam_nr(), "SEAM_NR"),
         (!is_amd && cap.ser_p(), "SER_P"),
         (!is_amd && is_yellow(registers), "threshold yellow"),
     ];
@@ -353,7 +356,9 @@ mod tests {
     fn the_kernel_itself_was_interrupted() {
         let srar = McaRegisters { mcg_status: MCIP | EIPV, ..intel(0xbd80_0000_0000_0134) };
         check(&McaRegisters { cs: 0x10, ..srar.clone() }, Severity::Fatal, "kernel");
-        check(&McaRegisters { cs: 0x33, ..srar }, Severity::Srar, "data load");
+        check(&McaRegisters { cs: 0x33, ..srar.clone() }, Severity::Srar, "data load");
+        let guest = McaRegisters { cs: 0x10, mcg_status: MCIP | EIPV | 1 << 12, ..srar };
+        check(&guest, Severity::Srar, "SEAM_NR");
     }
 
     #[test]

@@ -56,7 +56,10 @@ pub struct McgStatus {
     pub mcip: bool,
     /// It was signalled to this logical processor only.
     pub lmce_s: bool,
-    #[bits(60)]
+    __: u8,
+    /// It hit a guest that runs under the TDX module (SEAM non-root mode).
+    pub seam_nr: bool,
+    #[bits(51)]
     __: u64,
 }
 

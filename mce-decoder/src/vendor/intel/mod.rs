@@ -196,6 +196,9 @@ fn counters(bank: &Bank<'_>, cpu: CpuSignature, findings: &mut Findings) {
     if bank.status.uc() {
         return;
     }
+    if bank.status.mcacod() & FILTERED != 0 && bank.mcacod() >= FIRST_COMPOUND_CODE {
+        findings.add("filtered", Fact::Flag(true));
+    }
     if (cap.cmci_p() || assumed) && bank.status.corrected_count() != 0 {
         findings.add("corrected_count", Fact::Number(bank.status.corrected_count().into()));
     }
@@ -207,6 +210,11 @@ fn counters(bank: &Bank<'_>, cpu: CpuSignature, findings: &mut Findings) {
         );
     }
 }
+
+/// F, "correction report filtering": further corrected errors of the same place are no longer
+/// reported. SDM vol. 3B, "Compound Error Codes".
+const FILTERED: u16 = 1 << 12;
+const FIRST_COMPOUND_CODE: u16 = 0x000c;
 
 /// SDM vol. 3B, "Threshold-Based Error Status".
 const THRESHOLD_BASED_ERROR_STATUS: &[(u64, &str)] =
@@ -241,7 +249,7 @@ impl Bank<'_> {
 
     /// The architectural code, without F, the filtering bit.
     const fn mcacod(&self) -> u16 {
-        self.status.mcacod() & !(1 << 12)
+        self.status.mcacod() & !FILTERED
     }
 
     const fn mscod(&self) -> u64 {

@@ -1,5 +1,6 @@
 //! Registers worked out by hand from the documents, a table for each family of generations.
 
+use proptest::prelude::*;
 use ras_core::{CpuVendor, DimmLocation, ErrorClass, McaRegisters, PciAddress};
 
 use crate::mca::findings::{Fact, Findings};
@@ -657,6 +658,15 @@ fn counts_and_thresholds_need_their_capability() {
 }
 
 #[test]
+fn filtering_is_told() {
+    let filtered = |status| number(&findings(&bank(0x606a6, 3, status)), "filtered");
+    assert_eq!(filtered(0x8000_0000_0000_1135), Some(1));
+    assert_eq!(filtered(0x8000_0000_0000_0135), None);
+    assert_eq!(filtered(0x8000_0000_0000_1005), None, "simple codes have no such bit");
+    assert_eq!(filtered(0xa000_0000_0000_1135), None, "uncorrected");
+}
+
+#[test]
 fn an_io_error_names_its_function() {
     let at =
         |status| findings(&McaRegisters { misc: 0x02_17fa_0086, ..bank(0x606a6, 6, status) }).pci;
@@ -678,4 +688,30 @@ fn a_hot_processor_is_no_cache_error() {
     let cool = decode(&bank(0x30678, 128, 0x8844_000e), Context::default());
     assert!(cool.summary.contains("back below"), "{}", cool.summary);
     assert_eq!((record.address, record.location.channel), (None, None));
+}
+
+/// One processor for each decoder.
+const DECODED: &[u32] = &[
+    0x68a, 0x6fb, 0x106d1, 0xf68, 0xf29, 0x106a5, 0x206e6, 0x206a7, 0x206d7, 0x306e4, 0x306f2,
+    0x406f1, 0x50663, 0x50671, 0x50657, 0x606a6, 0x606c1, 0x80665, 0x806f8, 0xa06d1, 0x400f10,
+    0x506f1,
+];
+
+proptest! {
+    /// No register can make a decoder panic or lose the model-specific code.
+    #[test]
+    fn any_registers_of_any_generation(
+        cpuid in proptest::sample::select(DECODED),
+        bank_number in 0u8..32,
+        [status, misc, mcg_cap] in any::<[u64; 3]>(),
+        apic_id in any::<u32>(),
+    ) {
+        let status = status | 1 << 63;
+        let registers = McaRegisters { misc, mcg_cap, apic_id, ..bank(cpuid, bank_number, status) };
+        let found = findings(&registers);
+        prop_assert!(found.generation.is_some());
+        let mscod = status >> 16 & 0xffff;
+        prop_assert_eq!(number(&found, "mscod").unwrap_or(0), mscod);
+        prop_assert!(found.facts().len() < crate::mca::findings::FACTS_MAX);
+    }
 }
