@@ -2,7 +2,7 @@
 //! second can be looked through.
 
 use arrayvec::ArrayVec;
-use ras_core::{Detail, Details, DimmLocation, ErrorClass, Value};
+use ras_core::{Detail, Details, DimmLocation, ErrorClass, PciAddress, Value};
 
 /// Facts kept of one bank. The richest, a scalable-MCA memory controller with every register valid, has
 /// 27; a test beside its decoder counts them.
@@ -25,6 +25,8 @@ pub struct Findings {
     pub channel: Option<u8>,
     /// The module, and the cells in it.
     pub dimm: DimmLocation,
+    /// The PCI function the error is about.
+    pub pci: Option<PciAddress>,
     facts: ArrayVec<(&'static str, Fact), FACTS_MAX>,
 }
 

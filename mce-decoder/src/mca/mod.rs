@@ -112,7 +112,7 @@ pub fn decode(registers: &McaRegisters, context: Context) -> ErrorRecord {
             channel: findings.channel.or(code.channel()),
             dimm: findings.dimm,
             fru: amd::fru_text(registers),
-            ..Location::default()
+            pci: findings.pci,
         },
     };
     let mut record = ErrorRecord {

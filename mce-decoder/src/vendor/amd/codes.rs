@@ -149,7 +149,7 @@ pub(super) const L3: &Codes = &[
     (2, "ECC error in the tags"),
     (3, "several ways hit in the tags"),
     (4, "ECC error in the data array"),
-    (5, "SDP parity error or poison from the external interface"),
+    (5, "SDP parity error from the external interface (XI)"),
     (6, "data fabric error in the victim queue"),
     (7, "hardware assertion"),
     (8, "poison made of a parity error in the write-combining buffer"),

@@ -425,7 +425,7 @@ fn execution(signature: Signature) -> Option<&'static str> {
     }
 }
 
-/// By the extended code. Before family 15h only the first was defined.
+/// By the extended code, as family 15h has them; Linux reads the other families' so too.
 const EXECUTION: &[&str] = &[
     "watchdog timeout: no instruction retired",
     "parity error in the wakeup array",
