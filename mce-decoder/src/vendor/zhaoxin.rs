@@ -96,9 +96,10 @@ fn function(misc: Bits) -> PciAddress {
 
 /// Links are told by one bit each.
 fn link(links: u64, findings: &mut Findings) {
-    match links.is_power_of_two() {
-        true => findings.add("link", Fact::Number(links.trailing_zeros().into())),
-        false => findings.add("links", Fact::Hex(links)),
+    match links.count_ones() {
+        0 => {}
+        1 => findings.add("link", Fact::Number(links.trailing_zeros().into())),
+        _ => findings.add("links", Fact::Hex(links)),
     }
 }
 
@@ -147,8 +148,11 @@ const CACHE: &[(u64, &str)] = &[
     (3, "multi-bit ECC error"),
 ];
 
-const PCI_EXPRESS: &[(u64, &str)] =
-    &[(0, "fatal error"), (1, "non-fatal error"), (2, "correctable error")];
+const PCI_EXPRESS: &[(u64, &str)] = &[
+    (0, "fatal PCI Express error"),
+    (1, "non-fatal PCI Express error"),
+    (2, "correctable PCI Express error"),
+];
 
 const LINK: &[(u64, &str)] = &[
     (1, "receiver overflow (transaction layer)"),
@@ -302,7 +306,7 @@ mod tests {
     #[test]
     fn a_pci_express_error_names_its_function() {
         let findings = found(2, 0x8c00_0040_0001_0005, 0x01_3b_2a_00_00);
-        assert_eq!(findings.error, Some("non-fatal error"));
+        assert_eq!(findings.error, Some("non-fatal PCI Express error"));
         let pci = PciAddress { segment: 1, bus: 0x3b, device: 5, function: 2 };
         assert_eq!(findings.pci, Some(pci));
         assert_eq!(found(6, 0x8400_0040_0001_0005, 0x01_3b_2a_00_00).pci, None, "MISCV=0");

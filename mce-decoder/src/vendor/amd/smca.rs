@@ -31,7 +31,12 @@ pub(super) fn decode(registers: &McaRegisters, findings: &mut Findings) {
     if let Some(memory) = bank.and_then(|bank| bank.memory) {
         channel(memory, ipid, findings);
     }
-    findings.add("status_flags", Fact::Flags(status.flags(), STATUS_FLAGS));
+    let tells_address = McaConfig::from_bits(registers.config).physical_address_supported();
+    let flags = match tells_address {
+        true => status.flags(),
+        false => status.with_physical_address(false).flags(),
+    };
+    findings.add("status_flags", Fact::Flags(flags, STATUS_FLAGS));
     if status.error_core_id_val() {
         findings.add("error_core_id", Fact::Number(status.error_core_id().into()));
     }
