@@ -179,7 +179,10 @@ const KINDS: &[(&str, Kind)] = &[
     ("cxl_overflow", Kind::Overflow),
 ];
 
-fn record(event: &str, details: Vec<Detail>) -> ErrorRecord {
+/// The record of an event whose fields came from elsewhere: names as in the kernel's event without
+/// `hdr_`, flags as lists of the kernel's names, codes as words.
+#[must_use]
+pub fn record(event: &str, details: Vec<Detail>) -> ErrorRecord {
     let kind = KINDS.iter().find(|(name, _)| *name == event).map(|(_, kind)| *kind);
     let seen = Seen { details: &details };
     let (severity, reason) = severity(kind, &seen);
@@ -233,8 +236,10 @@ fn severity(kind: Option<Kind>, seen: &Seen<'_>) -> (Severity, &'static str) {
 }
 
 fn place(seen: &Seen<'_>, record: &mut ErrorRecord) {
+    // A database that left the validity out stores what the kernel printed: all of it.
+    let all = seen.get("validity_flags").is_none();
     let valid = |flag: &str, name: &str| {
-        seen.number(name).filter(|_| seen.has_flag("validity_flags", flag))
+        seen.number(name).filter(|_| all || seen.has_flag("validity_flags", flag))
     };
     let narrow = |value: Option<u64>| value.and_then(|value| u16::try_from(value).ok());
     let byte = |value: Option<u64>| value.and_then(|value| u8::try_from(value).ok());

@@ -54,11 +54,12 @@ pub fn decode(format: &EventFormat, payload: &[u8]) -> Result<ErrorRecord, Trace
     Ok(record(failure, format.field("pfn").map_or(0, |field| field.offset as u64)))
 }
 
-/// The record of what was read; `offset` is where its page frame number stands.
+/// The record of what was read; `offset` is where in its input the page frame number stands.
 ///
 /// The kernel reports a page only after data on it was lost, and does not say whether anybody
 /// consumed it: [`Severity::Srao`], whatever the outcome. The event has no time of its own.
-pub(crate) fn record(failure: MemoryFailure, offset: u64) -> ErrorRecord {
+#[must_use]
+pub fn record(failure: MemoryFailure, offset: u64) -> ErrorRecord {
     let MemoryFailure { pfn, page_type, result } = failure;
     let (address, problems): (_, Vec<Problem>) = if pfn.0 < PFN_MAX {
         let lsb = PAGE_SHIFT.to_le_bytes()[0];
