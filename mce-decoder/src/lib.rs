@@ -15,6 +15,8 @@
 
 extern crate alloc;
 
+pub mod cpu;
+
 pub mod mca;
 pub mod vendor;
 

@@ -324,7 +324,7 @@ pub struct McaIpid {
 #[derive(PartialEq, Eq)]
 pub struct CpuSignature {
     #[bits(4)]
-    pub(super) stepping: u8,
+    pub(crate) stepping: u8,
     #[bits(4)]
     base_model: u8,
     #[bits(4)]
