@@ -9,7 +9,7 @@ use ras_core::{ErrorClass, McaRegisters};
 
 use crate::mca::error_code::{BusTarget, ErrorCode, Level, Request, Transaction};
 use crate::mca::findings::{Fact, Findings};
-use crate::mca::status::CpuSignature;
+use crate::mca::status::{AmdMisc, CpuSignature};
 
 /// The bank of the northbridge: DRAM, links and the L3 cache.
 pub(super) const NORTHBRIDGE: u8 = 4;
@@ -81,6 +81,7 @@ pub(super) fn decode(registers: &McaRegisters, findings: &mut Findings) {
         }
         5 => execution(signature),
         6 => FLOATING_POINT.get(usize::from(signature.extended)).copied(),
+        _ if AmdMisc::from_bits(registers.misc).overflow() => Some("threshold reached"),
         _ => None,
     };
     if registers.bank == 0 && family <= 0x12 && (status.cecc() || status.uecc()) {
@@ -123,6 +124,12 @@ fn unit(family: u16, bank: u8) -> Option<&'static str> {
         (5, 0x10 | 0x12 | 0x14) => "fixed-issue reorder unit",
         (5, 0x15 | 0x16) => "execution unit",
         (6, 0x15 | 0x16) => "floating-point unit",
+        // Old kernels logged the interrupt of a counter that overflowed in banks of their own: from
+        // 129 on, nine for each bank. These are the northbridge's.
+        (165, _) => "counter of DRAM errors",
+        (166, _) => "counter of link errors",
+        (167, _) => "counter of L3 cache errors",
+        (168, _) => "counter of FB-DIMM errors",
         _ => return None,
     })
 }
@@ -555,6 +562,18 @@ mod tests {
             let findings = found(cpuid, bank, 0x9c00_4000_0000_0000 | code);
             assert_eq!(findings.error, expected, "{cpuid:#x} bank {bank} {code:#x}");
         }
+    }
+
+    #[test]
+    fn old_kernels_have_banks_for_counters() {
+        let counter = |misc| {
+            let mut findings = Findings::default();
+            let bank = McaRegisters { cpuid: FAM_10H, bank: 165, misc, ..amd(1 << 63) };
+            decode(&bank, &mut findings);
+            (findings.unit, findings.error)
+        };
+        assert_eq!(counter(1 << 48), (Some("counter of DRAM errors"), Some("threshold reached")));
+        assert_eq!(counter(0), (Some("counter of DRAM errors"), None));
     }
 
     #[test]
