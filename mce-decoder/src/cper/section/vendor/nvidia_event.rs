@@ -339,7 +339,7 @@ mod tests {
             };
             contexts(&record).iter().map(count).sum::<usize>()
         };
-        assert_eq!(values(64), 255 * 16);
-        assert_eq!(values(128), 2 * values(64));
+        assert_eq!(values(16), 255 * 4);
+        assert_eq!(values(32), 2 * values(16));
     }
 }

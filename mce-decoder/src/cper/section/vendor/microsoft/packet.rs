@@ -241,14 +241,16 @@ fn nested(
         time: section.time,
         section_type,
         severity: section.severity,
+        revision: None,
         flags: section.flags,
         record_flags: section.record_flags,
-        fru: section.fru.clone(),
+        fru: None,
+        fru_id: None,
         offset: section.offset + at,
         length: body.len(),
         body,
     };
-    record.witnesses.push(section::decode(&inner));
+    record.witnesses.push(section::decode(inner));
 }
 
 /// `MCA_EXCEPTION`, before its extended registers.
