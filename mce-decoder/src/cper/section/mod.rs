@@ -209,6 +209,7 @@ fn descriptor(section: &Section<'_>, known: Option<&SectionType>) -> Vec<Detail>
 #[cfg(test)]
 pub(crate) mod tests {
     pub(crate) use super::vendor::tests::{error_packet_v2, struct_mce, xpf_mca};
+
     use super::*;
     use crate::cper::{decode_record, tests::record};
     use zerocopy::{FromZeros, Immutable, IntoBytes};
