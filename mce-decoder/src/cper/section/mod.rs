@@ -4,10 +4,15 @@
 
 mod error_status;
 mod fields;
+mod pci_class;
+mod registers;
 mod vendor;
 
+pub mod ia32_x64;
 pub mod memory;
 pub mod memory2;
+pub mod pcie;
+pub mod processor;
 
 use alloc::format;
 use alloc::string::String;
@@ -67,18 +72,17 @@ struct SectionType {
 const SECTIONS: &[SectionType] = &[
     SectionType { guid: memory::SECTION_TYPE, name: "memory", decode: Some(memory::decode) },
     SectionType { guid: memory2::SECTION_TYPE, name: "memory (2)", decode: Some(memory2::decode) },
-    SectionType::named(
-        "generic processor",
-        Guid::new(0x9876_ccad, 0x47b4, 0x4bdb, [0xb6, 0x5e, 0x16, 0xf1, 0x93, 0xc4, 0xf3, 0xdb]),
-    ),
-    SectionType::named(
-        "IA32/X64 processor",
-        Guid::new(0xdc3e_a0b0, 0xa144, 0x4797, [0xb9, 0x5b, 0x53, 0xfa, 0x24, 0x2b, 0x6e, 0x1d]),
-    ),
-    SectionType::named(
-        "PCI Express",
-        Guid::new(0xd995_e954, 0xbbc1, 0x430f, [0xad, 0x91, 0xb4, 0x4d, 0xcb, 0x3c, 0x6f, 0x35]),
-    ),
+    SectionType {
+        guid: processor::SECTION_TYPE,
+        name: "generic processor",
+        decode: Some(processor::decode),
+    },
+    SectionType {
+        guid: ia32_x64::SECTION_TYPE,
+        name: "IA32/X64 processor",
+        decode: Some(ia32_x64::decode),
+    },
+    SectionType { guid: pcie::SECTION_TYPE, name: "PCI Express", decode: Some(pcie::decode) },
     SectionType::named(
         "PCI/PCI-X bus",
         Guid::new(0xc575_3963, 0x3b84, 0x4095, [0xbf, 0x78, 0xed, 0xda, 0xd3, 0xf9, 0xc9, 0xdd]),
