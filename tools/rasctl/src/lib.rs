@@ -4,3 +4,4 @@
 
 pub mod json;
 pub mod rasdaemon_db;
+pub mod scan;
