@@ -55,6 +55,7 @@ enum Task {
         name: lab::Name,
     },
     /// Measure, with a peer or a physical limit in the same run.
+    #[command(after_long_help = bench::HELP)]
     Bench {
         /// Which benches; all of them by default.
         #[arg(value_enum)]
