@@ -286,7 +286,7 @@ fn arm(random: &mut Random) -> Section {
         .u8(0)
         .u8(32)
         .u16(0x1f)
-        .u8(0)
+        .u8(1 << 1)
         .u16(0)
         .u8(1)
         // Cache: valid bits, data, a read, level 1, corrected.

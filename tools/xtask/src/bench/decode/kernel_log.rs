@@ -72,8 +72,8 @@ fn piece() -> (Vec<u8>, Contents) {
     let mut writer = Piece { text: String::new(), seconds: 0, micros: 0 };
     let mut errors = 0;
     for line in 0..LINES_PER_PIECE {
-        writer.seconds = line * SECONDS_PER_PIECE / LINES_PER_PIECE;
-        writer.micros = random.below(1_000_000);
+        let micros = line * SECONDS_PER_PIECE * 1_000_000 / LINES_PER_PIECE;
+        (writer.seconds, writer.micros) = (micros / 1_000_000, micros % 1_000_000);
         if line % LINES_PER_ERROR == LINES_PER_ERROR / 2 {
             errors += 1;
             match errors % 4 {
