@@ -27,16 +27,18 @@ use crate::cargo;
 /// For `--help`: what the peers' variables name.
 pub(super) const PEERS: &str = "\
 Peers of `bench decode`, each left out where its variable is not set:
-  RAS_PEER_LIBCPER       driver FILE PASSES: converts each CPER record of FILE (records one after
-                         another) to a JSON string by libcper, PASSES times, in one process
-  RAS_PEER_CPER_CONVERT  libcper's own cper-convert, run as `cper-convert to-json FILE`
+  RAS_PEER_LIBCPER       DRIVER FILE PASSES: converts each CPER record of FILE
+                         (one after another) to a JSON string by libcper
+  RAS_PEER_CPER_CONVERT  libcper's cper-convert, run as `cper-convert to-json FILE`
   RAS_PEER_MCELOG        mcelog, run as `mcelog --ascii --file FILE`
-  RAS_PEER_RASDAEMON     driver FILE PASSES: decodes each register set of FILE by rasdaemon's decoders,
-                         PASSES times, printing and storing nothing
-A driver prints `ITEMS SECONDS`: what it went through and how long it took, without reading the file.
+  RAS_PEER_RASDAEMON     DRIVER FILE PASSES: decodes each register set of FILE by
+                         rasdaemon's decoders, printing and storing nothing
+A driver goes PASSES times through FILE in one process and prints `ITEMS SECONDS`:
+what it went through and how long it took, reading the file not counted.
 Register sets are lines of ten hexadecimal words, without 0x:
   vendor cpuid bank mcg_cap mcg_status status addr misc synd ipid
-where vendor is the kernel's number (0 Intel, 2 AMD). Our own driver: mce-decoder's example decode_bench.";
+where vendor is the kernel's number (0 Intel, 2 AMD). Our own driver is the example
+decode_bench of mce-decoder.";
 
 /// Records in a CPER file, groups in a kernel's text, register sets: enough for the start of a process
 /// to weigh nothing.
