@@ -58,10 +58,10 @@ fn every_truncation_of_every_golden_is_noticed() {
             }
             Input::Trace { format, payload } => {
                 let Ok(format) = trace::EventFormat::parse(&format) else { continue };
-                let Ok(_) = golden::decode_event(&format, &payload) else { continue };
+                let Ok(_) = trace::decode(&format, &payload) else { continue };
                 let used = golden::bytes_used(&format);
                 for len in 0..used {
-                    let cut = golden::decode_event(&format, &payload[..len]);
+                    let cut = trace::decode(&format, &payload[..len]);
                     assert!(
                         matches!(cut, Err(trace::TraceError::Truncated { .. })),
                         "{name} cut to {len} of {used} bytes: {cut:?}"
@@ -95,7 +95,7 @@ fn no_single_byte_brings_a_decoder_down() {
             Input::Trace { format, payload } => damage(format.as_bytes(), b"0 :;[]{\n", |text| {
                 let text = String::from_utf8_lossy(text);
                 if let Ok(format) = trace::EventFormat::parse(&text) {
-                    let _ = golden::decode_event(&format, &payload);
+                    let _ = trace::decode(&format, &payload);
                 }
             }),
             Input::Registers(..) => {}

@@ -20,6 +20,8 @@ pub mod vendor;
 
 pub mod cper;
 
+mod pci;
+
 pub mod trace;
 
 pub mod text;

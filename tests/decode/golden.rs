@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mce_decoder::trace::{self, EventFormat, TraceError};
+use mce_decoder::trace::{self, EventFormat};
 use mce_decoder::{Decoded, cper, mca};
 use ras_core::{CpuVendor, ErrorRecord, McaRegisters, Problem, Timestamp};
 use serde_json::{Value, json};
@@ -97,7 +97,7 @@ impl Golden {
             Input::StatusBlock(bytes) => decoded(&cper::decode_status_block(&bytes)),
             Input::Trace { format, payload } => match EventFormat::parse(&format) {
                 Err(error) => json!({ "format_error": error.to_string() }),
-                Ok(format) => match decode_event(&format, &payload) {
+                Ok(format) => match trace::decode(&format, &payload) {
                     Ok(found) => record(&found),
                     Err(error) => json!({ "error": error.to_string() }),
                 },
@@ -124,17 +124,6 @@ fn decoded(decoded: &Decoded) -> Value {
         "problems": decoded.problems.iter().map(problem).collect::<Vec<_>>(),
         "records": decoded.records.iter().map(record).collect::<Vec<_>>(),
     })
-}
-
-/// Decodes a payload by the name of its event.
-pub(super) fn decode_event(
-    format: &EventFormat,
-    payload: &[u8],
-) -> Result<ErrorRecord, TraceError> {
-    match format.name.as_str() {
-        "memory_failure_event" => trace::memory_failure::decode(format, payload),
-        _ => trace::mce_record::decode(format, payload),
-    }
 }
 
 /// Where the last field ends that decoding reads.

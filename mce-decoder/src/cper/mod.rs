@@ -19,7 +19,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use ras_core::{Guid, Problem, ProblemKind, Severity};
+use ras_core::{ErrorRecord, ErrorSource, Guid, Problem, ProblemKind, Severity};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 pub use self::header::decode_record;
@@ -29,12 +29,34 @@ pub use self::status_block::decode_status_block;
 /// ten. It bounds time and memory on a record whose descriptors all point to the same large section.
 pub const SECTIONS_MAX: usize = 64;
 
+/// Decodes a section that came without a record around it.
+pub(crate) fn decode_section(
+    source: ErrorSource,
+    section_type: Guid,
+    severity: u32,
+    fru: Option<String>,
+    body: &[u8],
+) -> ErrorRecord {
+    section::decode(&section::Section {
+        source,
+        time: None,
+        section_type,
+        severity,
+        flags: 0,
+        record_flags: 0,
+        fru,
+        offset: 0,
+        length: body.len(),
+        body,
+    })
+}
+
 /// Firmware's own grades. UEFI Specification, Appendix N, "Error Severity"; the status block has the
 /// same numbers.
 ///
 /// *Recoverable* says that data is lost and software can go on without it; whether somebody has
 /// already consumed it only a processor section could tell. It is taken as action optional.
-fn severity(number: u32) -> (Severity, &'static str) {
+pub(crate) fn severity(number: u32) -> (Severity, &'static str) {
     match number {
         0 => (Severity::Srao, "firmware says recoverable: lost, but not said to be consumed"),
         1 => (Severity::Fatal, "firmware says fatal"),

@@ -148,6 +148,27 @@ impl EventFormat {
         self.field(name).map(|field| field.integer(payload)).transpose()
     }
 
+    /// The bytes of array field `name`, wherever in `payload` they lie. `None` where this kernel's
+    /// event has no such field.
+    ///
+    /// # Errors
+    /// [`TraceError::Truncated`] where they lie beyond the payload's end.
+    pub fn bytes<'a>(&self, payload: &'a [u8], name: &str) -> Result<Option<&'a [u8]>, TraceError> {
+        self.field(name).map(|field| field.bytes(payload)).transpose()
+    }
+
+    /// The string in array field `name`, up to its first NUL. Bytes that are no UTF-8 are replaced.
+    ///
+    /// # Errors
+    /// As [`Self::bytes`].
+    pub fn string(&self, payload: &[u8], name: &str) -> Result<Option<String>, TraceError> {
+        let bytes = self.bytes(payload, name)?;
+        Ok(bytes.map(|bytes| {
+            let used = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+            String::from_utf8_lossy(used).into_owned()
+        }))
+    }
+
     /// Checks that `payload` is of this event, if the format says where its number is.
     ///
     /// # Errors
@@ -161,16 +182,34 @@ impl EventFormat {
         }
     }
 
+    /// The kernel's own names for the bits of `value` of field `name` that are set: from the table that
+    /// the print format hands to `__print_flags` for this field. Bits without a name are `bit N`.
+    /// `None` where there is no table.
+    #[must_use]
+    pub fn flags(&self, name: &str, value: u64) -> Option<Vec<String>> {
+        let table = self.table("__print_flags(", name)?;
+        // Between the field and the table stands the separator that the kernel would print.
+        let (_, table) = table.trim_start().strip_prefix('"')?.split_once('"')?;
+        let pairs: Vec<(i64, &str)> = Pairs { rest: table }.collect();
+        let bits = (0..64).filter(|bit| value >> bit & 1 == 1);
+        let named = |bit: u32| {
+            let found = pairs.iter().find(|(mask, _)| mask.cast_unsigned() == 1 << bit);
+            found.map_or_else(|| alloc::format!("bit {bit}"), |(_, name)| (*name).to_string())
+        };
+        Some(bits.map(named).collect())
+    }
+
     /// The kernel's own name for `value` of field `name`: from the table that the print format hands
     /// to `__print_symbolic` for this field. `None` where there is no table, or no such value in it.
     #[must_use]
     pub fn symbol(&self, name: &str, value: i64) -> Option<&str> {
-        let table = self.symbol_table(name)?;
+        let table = self.table("__print_symbolic(", name)?;
         Pairs { rest: table }.find_map(|(number, text)| (number == value).then_some(text))
     }
 
-    fn symbol_table(&self, name: &str) -> Option<&str> {
-        self.print_fmt.split("__print_symbolic(").skip(1).find_map(|call| {
+    /// What follows the field in the call of `function` that prints it.
+    fn table(&self, function: &str, name: &str) -> Option<&str> {
+        self.print_fmt.split(function).skip(1).find_map(|call| {
             let rest = call.trim_start().strip_prefix("REC->")?.strip_prefix(name)?;
             rest.trim_start().strip_prefix(',')
         })
@@ -178,6 +217,30 @@ impl EventFormat {
 }
 
 impl Field {
+    fn bytes<'a>(&self, payload: &'a [u8]) -> Result<&'a [u8], TraceError> {
+        let (offset, size) = match self.kind {
+            FieldKind::Scalar | FieldKind::Array => (self.offset, self.size),
+            FieldKind::DataLoc | FieldKind::RelLoc => {
+                let place = little_endian(payload, self.offset, self.size.min(4))
+                    .ok_or_else(|| self.truncated(payload, self.offset, self.size))?;
+                let [low, high] = [place & 0xffff, place >> 16 & 0xffff];
+                let base = match self.kind {
+                    FieldKind::RelLoc => self.offset.saturating_add(self.size),
+                    _ => 0,
+                };
+                let number = |value| usize::try_from(value).unwrap_or(usize::MAX);
+                (base.saturating_add(number(low)), number(high))
+            }
+        };
+        let end = offset.saturating_add(size);
+        payload.get(offset..end).ok_or_else(|| self.truncated(payload, offset, size))
+    }
+
+    fn truncated(&self, payload: &[u8], offset: usize, needed: usize) -> TraceError {
+        let available = payload.len().saturating_sub(offset);
+        TraceError::Truncated { what: self.name.clone(), offset, needed, available }
+    }
+
     fn integer(&self, payload: &[u8]) -> Result<u64, TraceError> {
         if self.kind != FieldKind::Scalar || !matches!(self.size, 1 | 2 | 4 | 8) {
             return Err(TraceError::NotAnInteger {
@@ -186,14 +249,8 @@ impl Field {
                 size: self.size,
             });
         }
-        let value = little_endian(payload, self.offset, self.size).ok_or_else(|| {
-            TraceError::Truncated {
-                what: self.name.clone(),
-                offset: self.offset,
-                needed: self.size,
-                available: payload.len().saturating_sub(self.offset),
-            }
-        })?;
+        let value = little_endian(payload, self.offset, self.size)
+            .ok_or_else(|| self.truncated(payload, self.offset, self.size))?;
         let unused = 64 - 8 * self.size;
         Ok(if self.signed {
             ((value << unused).cast_signed() >> unused).cast_unsigned()
@@ -279,7 +336,18 @@ impl<'a> Iterator for Pairs<'a> {
     }
 }
 
+/// A number, or a bit as the kernel's `BIT()` expands: `((((1UL))) << (3))`.
 fn parse_number(text: &str) -> Option<i64> {
+    if let Some((one, shift)) = text.split_once("<<") {
+        let inner = |text: &str| -> Option<u32> {
+            text.trim_matches(|c: char| {
+                c.is_whitespace() || c == '(' || c == ')' || c == 'U' || c == 'L'
+            })
+            .parse()
+            .ok()
+        };
+        return (inner(one)? == 1).then(|| 1_i64.checked_shl(inner(shift)?)).flatten();
+    }
     let (negative, digits) = match text.strip_prefix('-') {
         Some(digits) => (true, digits),
         None => (false, text),

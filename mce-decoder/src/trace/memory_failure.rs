@@ -47,28 +47,29 @@ pub fn read(format: &EventFormat, payload: &[u8]) -> Result<MemoryFailure, Trace
 
 /// Decodes one payload, the common fields included.
 ///
-/// The kernel reports a page only after data on it was lost, and does not say whether anybody
-/// consumed it: [`Severity::Srao`], whatever the outcome. The event has no time of its own.
-///
 /// # Errors
 /// As [`read`].
 pub fn decode(format: &EventFormat, payload: &[u8]) -> Result<ErrorRecord, TraceError> {
-    let MemoryFailure { pfn, page_type, result } = read(format, payload)?;
+    let failure = read(format, payload)?;
+    Ok(record(failure, format.field("pfn").map_or(0, |field| field.offset as u64)))
+}
+
+/// The record of what was read; `offset` is where in its input the page frame number stands.
+///
+/// The kernel reports a page only after data on it was lost, and does not say whether anybody
+/// consumed it: [`Severity::Srao`], whatever the outcome. The event has no time of its own.
+#[must_use]
+pub fn record(failure: MemoryFailure, offset: u64) -> ErrorRecord {
+    let MemoryFailure { pfn, page_type, result } = failure;
     let (address, problems): (_, Vec<Problem>) = if pfn.0 < PFN_MAX {
         let lsb = PAGE_SHIFT.to_le_bytes()[0];
         (Some(ErrorAddress { addr: pfn.addr(), lsb, mode: AddressMode::Physical }), vec![])
     } else {
-        let offset = format.field("pfn").map_or(0, |field| field.offset as u64);
-        (
-            None,
-            vec![Problem {
-                offset,
-                kind: ProblemKind::Malformed,
-                detail: format!("page frame {pfn} can't exist"),
-            }],
-        )
+        let kind = ProblemKind::Malformed;
+        let detail = format!("page frame {pfn} can't exist");
+        (None, vec![Problem { offset, kind, detail }])
     };
-    Ok(ErrorRecord {
+    ErrorRecord {
         class: ErrorClass::Memory,
         severity: Severity::Srao,
         severity_reason:
@@ -82,7 +83,7 @@ pub fn decode(format: &EventFormat, payload: &[u8]) -> Result<ErrorRecord, Trace
         ],
         problems,
         ..ErrorRecord::new(ErrorSource::MemoryFailure)
-    })
+    }
 }
 
 #[cfg(test)]

@@ -7,11 +7,17 @@
 pub mod format;
 pub mod ring_buffer;
 
+pub mod aer_event;
+pub mod cxl;
+pub mod firmware;
+pub mod mc_event;
 pub mod mce_record;
 pub mod memory_failure;
+pub mod text;
 
 use alloc::string::String;
 
+use ras_core::ErrorRecord;
 use thiserror::Error;
 
 pub use self::format::{EventFormat, Field, FieldKind, FormatError};
@@ -27,6 +33,12 @@ pub enum TraceError {
         event: String,
         /// The field.
         field: String,
+    },
+    /// No event that is decoded here.
+    #[error("nobody decodes event {event}")]
+    UnknownEvent {
+        /// The tracepoint.
+        event: String,
     },
     /// The field is no integer of 1, 2, 4 or 8 bytes.
     #[error("field {field} is no integer: {size} bytes of type {type_name}")]
@@ -66,6 +78,25 @@ pub enum TraceError {
         /// What is wrong.
         detail: &'static str,
     },
+}
+
+/// Decodes one payload, common fields included, by the name of its event.
+///
+/// # Errors
+/// [`TraceError::UnknownEvent`] for an event that nothing here decodes; else what its decoder says.
+pub fn decode(format: &EventFormat, payload: &[u8]) -> Result<ErrorRecord, TraceError> {
+    let name = format.name.as_str();
+    match name {
+        "mce_record" => mce_record::decode(format, payload),
+        "mc_event" => mc_event::decode(format, payload),
+        "aer_event" => aer_event::decode(format, payload),
+        "memory_failure_event" => memory_failure::decode(format, payload),
+        "extlog_mem_event" => firmware::extlog_mem(format, payload),
+        "arm_event" => firmware::arm(format, payload),
+        "non_standard_event" => firmware::non_standard(format, payload),
+        _ if cxl::knows(name) => cxl::decode(format, payload),
+        _ => Err(TraceError::UnknownEvent { event: name.into() }),
+    }
 }
 
 /// `size` bytes from `offset`, as a little-endian number. `size` is 0 to 8; larger sizes are cut.

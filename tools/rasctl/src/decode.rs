@@ -69,13 +69,7 @@ fn decode(body: &Body, formats: &HashMap<String, EventFormat>) -> Result<Decoded
         Body::StatusBlock(bytes) => Ok(Decoded::sequence(bytes, cper::decode_status_block)),
         Body::Tracepoint { name, payload } => {
             let format = formats.get(name).ok_or("no 'format' line of its tracepoint before")?;
-            match name.as_str() {
-                "mce:mce_record" => trace::mce_record::decode(format, payload),
-                "ras:memory_failure_event" => trace::memory_failure::decode(format, payload),
-                other => return Err(format!("nobody decodes tracepoint {other:?}")),
-            }
-            .map(Decoded::from)
-            .map_err(|error| chain(&error))
+            trace::decode(format, payload).map(Decoded::from).map_err(|error| chain(&error))
         }
     }
 }

@@ -4,6 +4,7 @@ mod bench;
 mod cargo;
 mod check;
 mod demo;
+mod fuzz;
 mod lab;
 mod test;
 mod tidy;
@@ -54,6 +55,14 @@ enum Task {
         #[arg(value_enum)]
         name: lab::Name,
     },
+    /// libFuzzer on every parser. Findings and what was learned stay below the target directory.
+    Fuzz {
+        /// Which targets (the names in tests/fuzz/src/targets.rs); all of them by default.
+        names: Vec<String>,
+        /// How long each of them runs.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+        seconds: u32,
+    },
     /// Measure, with a peer or a physical limit in the same run.
     #[command(after_long_help = bench::HELP)]
     Bench {
@@ -77,6 +86,7 @@ fn main() -> ExitCode {
             Task::Test { no_labs } => test::run(!no_labs),
             Task::Demo { json, verbose, nested } => demo::run(json.as_deref(), verbose, nested),
             Task::Lab { name } => lab::run(name),
+            Task::Fuzz { names, seconds } => fuzz::run(&names, seconds),
             Task::Bench { names, json, runs } => bench::run(&names, json.as_deref(), runs),
         }
     };
