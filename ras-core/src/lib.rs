@@ -32,6 +32,8 @@ pub mod fault;
 pub mod plan;
 pub mod retire;
 
+pub mod translate;
+
 pub use addr::{Gpa, PAGE_SHIFT, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 pub use detail::{Detail, Details, Value};
 pub use diagnosis::{Diagnosis, Policy, Verdict, analyze};
