@@ -78,9 +78,10 @@ pub(super) fn output(mut command: Command) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// How many lines `command` prints, which has to succeed; they are not kept.
+/// How many lines `command` prints, which has to succeed; they are not kept. What it complains about
+/// is shown.
 pub(super) fn lines(mut command: Command) -> Result<u64> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("starting {command:?}"))?;
     let mut out = child.stdout.take().context("standard output is piped")?;
     let (mut piece, mut lines) = (vec![0; 1 << 16], 0);
