@@ -24,6 +24,7 @@ pub mod location;
 pub mod record;
 
 pub mod dedupe;
+pub mod join;
 pub mod serd;
 
 pub mod diagnosis;
@@ -38,6 +39,7 @@ pub use addr::{Gpa, PAGE_SHIFT, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 pub use detail::{Detail, Details, Value};
 pub use diagnosis::{Diagnosis, Policy, Verdict, analyze};
 pub use fault::{Fault, FaultMode};
+pub use join::{Join, Joined};
 pub use location::{CpuVendor, DimmLocation, Location, PciAddress};
 pub use plan::{
     Action, GuestOutcome, GuestResult, Health, HostOutcome, HostView, OfflineMode, WalkOutcome,
@@ -45,7 +47,7 @@ pub use plan::{
 };
 pub use record::{
     AddressMode, ErrorAddress, ErrorClass, ErrorRecord, ErrorSource, Guid, McaRegisters, Problem,
-    ProblemKind, Raw,
+    ProblemKind, Raw, RecordFlags,
 };
 pub use retire::{Evacuation, NodeState, RetireReason, RetireState, RetiredPage};
 pub use severity::Severity;

@@ -12,10 +12,32 @@ use ras_core::{
     Timestamp, Value,
 };
 
+use crate::read::{Damage, Found};
+
 /// Appends `record` as one object, without a line feed.
 pub fn record(record: &ErrorRecord, out: &mut Vec<u8>) {
     let mut object = Object::begin(out);
     members(record, &mut object);
+    object.end();
+}
+
+/// Appends a record with its place as one object, without a line feed.
+pub fn found(found: &Found, out: &mut Vec<u8>) {
+    let mut object = Object::begin(out);
+    object.text("file", &found.file);
+    object.number("offset", found.offset);
+    object.some("line", found.line);
+    members(&found.record, &mut object);
+    object.end();
+}
+
+/// Appends damage that belongs to no record as one object, without a line feed.
+pub fn damage(damage: &Damage, out: &mut Vec<u8>) {
+    let mut object = Object::begin(out);
+    object.text("file", &damage.file);
+    object.number("offset", damage.problem.offset);
+    object.some("line", damage.line);
+    problem(&damage.problem, object.key("problem"));
     object.end();
 }
 

@@ -3,6 +3,7 @@
 mod bench;
 mod cargo;
 mod check;
+mod corpus;
 mod demo;
 mod fuzz;
 mod lab;
@@ -55,6 +56,15 @@ enum Task {
         #[arg(value_enum)]
         name: lab::Name,
     },
+    /// What we decode, beside what other programs print for the same input. The corpus is no part of
+    /// the project: the tests hold it to its figures where it lies beside the repository.
+    Corpus {
+        /// Where its `*.jsonl` are.
+        directory: PathBuf,
+        /// Print every fact not agreed on, of the categories whose name contains this.
+        #[arg(long, value_name = "CATEGORY")]
+        show: Option<String>,
+    },
     /// libFuzzer on every parser. Findings and what was learned stay below the target directory.
     Fuzz {
         /// Which targets (the names in tests/fuzz/src/targets.rs); all of them by default.
@@ -86,6 +96,7 @@ fn main() -> ExitCode {
             Task::Test { no_labs } => test::run(!no_labs),
             Task::Demo { json, verbose, nested } => demo::run(json.as_deref(), verbose, nested),
             Task::Lab { name } => lab::run(name),
+            Task::Corpus { directory, show } => corpus::run(&directory, show.as_deref()),
             Task::Fuzz { names, seconds } => fuzz::run(&names, seconds),
             Task::Bench { names, json, runs } => bench::run(&names, json.as_deref(), runs),
         }

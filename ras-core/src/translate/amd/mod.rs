@@ -35,8 +35,6 @@
 //!   begins nowhere, modes of another revision: it calculates all the same.
 
 mod bits;
-#[cfg(test)]
-mod corpus;
 mod fabric;
 mod hash;
 mod interleave;

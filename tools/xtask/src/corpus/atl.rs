@@ -1,23 +1,11 @@
-//! Agreement with Linux's own code, where a directory of its answers is at hand.
+//! AMD's normalized addresses: Linux' translation against ours.
 
-extern crate std;
-
-use std::path::Path;
-use std::string::String;
-use std::{env, eprintln, format, fs};
-
+use ras_core::translate::amd::{DramMap, Register, Revision, Station};
+use ras_core::translate::{NormalizedAddr, Snapshot, StationId};
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::*;
-use alloc::vec;
-use alloc::vec::Vec;
-
-#[derive(Deserialize)]
-struct Case {
-    id: String,
-    input: Input,
-    expected: serde_json::Map<String, serde_json::Value>,
-}
+use super::{Case, Fact, at, number};
 
 #[derive(Deserialize)]
 struct Input {
@@ -39,7 +27,7 @@ struct Input {
 
 impl Input {
     /// The registers that make the masks of the case, each station's identifier being its number.
-    fn snapshot(&self) -> Snapshot {
+    fn snapshot(&self) -> Option<Snapshot> {
         let (revision, fabric_id_mask) = match self.rev {
             1 => {
                 let [die, socket] = [self.die_mask.0, self.sock_mask.0];
@@ -73,7 +61,7 @@ impl Input {
                     ],
                 )
             }
-            other => panic!("revision {other}"),
+            _ => return None,
         };
         let map = DramMap {
             base: self.base,
@@ -91,7 +79,7 @@ impl Input {
             target_remap: vec![],
             np2_channel_config: None,
         });
-        Snapshot {
+        Some(Snapshot {
             revision,
             device_vendor_id: Register(0),
             fabric_id_mask,
@@ -99,51 +87,27 @@ impl Input {
             apic: None,
             umc: None,
             stations: stations.collect(),
-        }
+        })
     }
 }
 
-/// Linux puts bits 0 to 2 of the channel into the address and leaves bit 3 out, where there are 16
-/// channels by 2 KiB (its mode 0x43): the channels from 8 up get the addresses of those from 0 up.
-/// We put it at bit 14, for which Linux makes room and undoes the hash, too.
-fn linux_drops_channel_bit_3(input: &Input) -> bool {
-    input.mode == 0x43 && input.channel >= 8
-}
-
-#[test]
-fn agrees_with_linux() {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus");
-    let directory = env::var_os("RAS_CORPUS").map_or(beside, Into::into);
-    let Ok(text) = fs::read_to_string(directory.join("amd-atl.jsonl")) else {
-        eprintln!("skipped: no amd-atl.jsonl in {}; RAS_CORPUS can name it", directory.display());
-        return;
+pub(super) fn facts(case: &Case) -> Vec<Fact> {
+    let Some(linux) = at(&case.expected, &["linux-6.12.117", "sys_addr"]).and_then(number) else {
+        return Vec::new();
     };
-    let (mut agree, mut explained, mut wrong) = (0, 0, Vec::new());
-    for line in text.lines() {
-        let case: Case = serde_json::from_str(line).unwrap();
-        let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap();
-        let (_, linux) = case.expected.iter().next().unwrap();
-        let linux = PhysAddr(number(linux["sys_addr"].as_str().unwrap()));
-        let snapshot = case.input.snapshot();
-        let norm = NormalizedAddr(number(&case.input.norm));
-        let station = |instance| StationId { socket: 0, die: 0, instance };
-        let here = station(case.input.channel);
-        let ours = snapshot.system_address(here, norm);
-        // Whatever the address is, the way back leads to the same channel.
-        let back = ours.and_then(|system| snapshot.normalized_address(system));
-        if back != Ok((here, norm)) {
-            wrong.push(format!("{}: back from {ours:?} to {back:?}", case.id));
-        } else if ours == Ok(linux) {
-            agree += 1;
-        } else if linux_drops_channel_bit_3(&case.input)
-            && snapshot.system_address(station(case.input.channel - 8), norm) == Ok(linux)
-        {
-            explained += 1;
-        } else {
-            wrong.push(format!("{}: {ours:?}, Linux {linux:?}", case.id));
-        }
+    let Ok(input) = Input::deserialize(&case.input) else { return Vec::new() };
+    let norm = number(&Value::String(input.norm.clone())).map(NormalizedAddr);
+    let ours = input.snapshot().zip(norm).and_then(|(snapshot, norm)| {
+        let station = StationId { socket: 0, die: 0, instance: input.channel };
+        let system = snapshot.system_address(station, norm).ok()?;
+        // Whatever the address is, the way back has to lead to the same channel.
+        (snapshot.normalized_address(system) == Ok((station, norm))).then_some(system.0)
+    });
+    let shown = |address: u64| format!("{address:#x}");
+    let mut fact = Fact::new("system address", vec![("linux", shown(linux))], ours.map(shown));
+    // Sixteen channels by 2 KiB.
+    if input.mode == 0x43 && input.channel >= 8 {
+        fact.peer_wrong = Some("Linux leaves channel bit 3 out: two channels get one address");
     }
-    eprintln!("{agree} agree, {explained} where Linux gives two channels one address");
-    assert!(wrong.is_empty(), "{wrong:#?}");
-    assert!(agree > 0);
+    vec![fact]
 }
