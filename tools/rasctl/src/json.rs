@@ -14,6 +14,9 @@ use ras_core::{
 
 use crate::read::{Damage, Found};
 
+/// The JSON Schema of what `rasctl decode --json` prints, draft 2020-12.
+pub const SCHEMA: &str = include_str!("../schema/record.json");
+
 /// Appends `record` as one object, without a line feed.
 pub fn record(record: &ErrorRecord, out: &mut Vec<u8>) {
     let mut object = Object::begin(out);
