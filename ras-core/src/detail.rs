@@ -58,15 +58,18 @@ impl Value {
     /// given as `bit N`.
     #[must_use]
     pub fn flags(bits: u64, table: &[(u32, &'static str)]) -> Self {
-        let set = (0..64).filter(|bit| bits >> bit & 1 == 1);
-        let name = |bit| table.iter().find(|(known, _)| *known == bit).map(|(_, name)| *name);
-        Self::List(
-            set.map(|bit| match name(bit) {
-                Some(name) => Self::Text(Cow::Borrowed(name)),
-                None => Self::Text(Cow::Owned(alloc::format!("bit {bit}"))),
-            })
-            .collect(),
-        )
+        let mut left = bits;
+        let mut names = Vec::with_capacity(usize::try_from(bits.count_ones()).unwrap_or_default());
+        while left != 0 {
+            let bit = left.trailing_zeros();
+            left &= left - 1;
+            let name = table.iter().find(|(known, _)| *known == bit);
+            names.push(Self::Text(match name {
+                Some((_, name)) => Cow::Borrowed(*name),
+                None => Cow::Owned(alloc::format!("bit {bit}")),
+            }));
+        }
+        Self::List(names)
     }
 }
 

@@ -47,7 +47,7 @@ pub use plan::{
 };
 pub use record::{
     AddressMode, ErrorAddress, ErrorClass, ErrorRecord, ErrorSource, Guid, McaRegisters, Problem,
-    ProblemKind, Raw,
+    ProblemKind, Raw, RecordFlags,
 };
 pub use retire::{Evacuation, NodeState, RetireReason, RetireState, RetiredPage};
 pub use severity::Severity;

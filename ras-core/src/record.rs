@@ -23,6 +23,8 @@ pub struct ErrorRecord {
     pub severity: Severity,
     /// Which bits and which rule led to `severity`.
     pub severity_reason: String,
+    /// What the source says about the report itself.
+    pub flags: RecordFlags,
     /// Where in physical memory, if the source gave a valid address.
     pub address: Option<ErrorAddress>,
     /// Errors this report stands for, at least 1 (`IA32_MCi_STATUS` bits 52:38 can count several).
@@ -52,6 +54,7 @@ impl ErrorRecord {
             class: ErrorClass::Unknown,
             severity: Severity::Unknown,
             severity_reason: String::new(),
+            flags: RecordFlags::default(),
             address: None,
             count: 1,
             location: Location::default(),
@@ -68,6 +71,23 @@ impl ErrorRecord {
     pub fn pages(&self) -> Option<PfnRange> {
         self.address.as_ref().and_then(ErrorAddress::pages)
     }
+}
+
+/// What a source says about a report beside how bad the error is. UEFI Specification, Appendix N,
+/// "Section Descriptor" (section flags) and "Error Record Header Flags". Sources without such flags
+/// leave them all unset.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct RecordFlags {
+    /// Corrected errors have gone over a threshold that firmware keeps.
+    pub threshold_exceeded: bool,
+    /// The error is of a previous boot.
+    pub previous_boot: bool,
+    /// The error was injected, or is otherwise not real.
+    pub simulated: bool,
+    /// Firmware or the operating system has already recovered from it.
+    pub recovered: bool,
+    /// Further errors went unrecorded for want of space.
+    pub overflow: bool,
 }
 
 /// The channel an error report came through.

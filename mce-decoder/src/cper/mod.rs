@@ -13,13 +13,16 @@ pub mod header;
 pub mod section;
 pub mod status_block;
 
+mod names;
 mod timestamp;
 
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use ras_core::{ErrorRecord, ErrorSource, Guid, Problem, ProblemKind, Severity};
+use ras_core::{
+    Detail, Details, ErrorRecord, ErrorSource, Guid, Problem, ProblemKind, Severity, Value,
+};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 pub use self::header::decode_record;
@@ -37,14 +40,16 @@ pub(crate) fn decode_section(
     fru: Option<String>,
     body: &[u8],
 ) -> ErrorRecord {
-    section::decode(&section::Section {
+    section::decode(section::Section {
         source,
         time: None,
         section_type,
         severity,
+        revision: None,
         flags: 0,
         record_flags: 0,
         fru,
+        fru_id: None,
         offset: 0,
         length: body.len(),
         body,
@@ -63,6 +68,16 @@ pub(crate) fn severity(number: u32) -> (Severity, &'static str) {
         2 => (Severity::Corrected, "firmware says corrected"),
         3 => (Severity::Informational, "firmware says informational"),
         _ => (Severity::Unknown, "firmware gives a severity that is not defined"),
+    }
+}
+
+/// Gives every record of a container what the container says, under `name`.
+fn attach(name: &'static str, details: Vec<Detail>, records: &mut [ErrorRecord]) {
+    if let [others @ .., last] = records {
+        for record in others {
+            record.details.add(name, Value::Group(details.clone()));
+        }
+        last.details.add(name, Value::Group(details));
     }
 }
 
