@@ -15,6 +15,8 @@
 
 extern crate alloc;
 
+mod layout;
+
 pub mod mca;
 pub mod vendor;
 
@@ -27,6 +29,8 @@ pub mod trace;
 pub mod text;
 
 pub mod acpi;
+
+pub mod pstore;
 
 pub mod whea;
 

@@ -3,7 +3,7 @@
 use ras_core::{AddressMode, ErrorAddress, McaRegisters, PAGE_SHIFT, PhysAddr};
 
 use super::status::{AmdStatus, CpuSignature, MciMisc, MciStatus};
-use super::{BankKind, FIRMWARE_FIRST_BANK, bank_kind, has_recovery, is_amd};
+use super::{BankKind, FIRMWARE_FIRST_BANK, bank_kind, has_recovery, is_amd, is_software_bank};
 
 /// No x86 processor has more physical address bits. SDM vol. 1, "Physical Address Space".
 const PHYSICAL_BITS_MAX: u32 = 52;
@@ -14,7 +14,7 @@ const LINE_SHIFT: u8 = 6;
 /// The address in `registers`, if there is a valid one.
 pub(super) fn error_address(registers: &McaRegisters) -> Option<ErrorAddress> {
     let status = MciStatus::from_bits(registers.status);
-    if !status.val() || !status.addrv() {
+    if !status.val() || !status.addrv() || is_software_bank(registers) {
         return None;
     }
     Some(if registers.bank == FIRMWARE_FIRST_BANK {

@@ -2,7 +2,7 @@
 //! second can be looked through.
 
 use arrayvec::ArrayVec;
-use ras_core::{Detail, Details, DimmLocation, ErrorClass, Value};
+use ras_core::{Detail, Details, DimmLocation, ErrorClass, PciAddress, Value};
 
 /// Facts kept of one bank. The richest decoder (memory controllers with retry registers) has a dozen.
 pub const FACTS_MAX: usize = 24;
@@ -24,6 +24,8 @@ pub struct Findings {
     pub channel: Option<u8>,
     /// The module, and the cells in it.
     pub dimm: DimmLocation,
+    /// The PCI function it concerns.
+    pub pci: Option<PciAddress>,
     facts: ArrayVec<(&'static str, Fact), FACTS_MAX>,
 }
 

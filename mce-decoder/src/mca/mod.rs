@@ -27,6 +27,9 @@ use crate::vendor;
 /// kernel makes them up from the firmware's record.
 pub const FIRMWARE_FIRST_BANK: u8 = 255;
 
+/// Banks from this one up are no hardware's: Linux numbers its own events there.
+pub(crate) const SOFTWARE_BANKS: u8 = 128;
+
 /// What the registers themselves don't say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Context {
@@ -60,7 +63,8 @@ pub struct Explanation {
 /// Explains one bank. Never fails, never allocates.
 ///
 /// An `mcg_cap` of zero means that the source did not capture the register; Intel's and Zhaoxin's
-/// processors are then taken to have software recovery, as all their servers since 2010 do.
+/// processors are then taken to have software recovery and to count corrected errors, as all their
+/// servers since 2010 do, unless their model is known to be older than that.
 #[must_use]
 pub fn explain(registers: &McaRegisters) -> Explanation {
     let (severity, rule) = severity::grade(registers);
@@ -98,6 +102,7 @@ pub fn decode(registers: &McaRegisters, context: Context) -> ErrorRecord {
             imc: findings.imc,
             channel: findings.channel.or(code.channel()),
             dimm: findings.dimm,
+            pci: findings.pci,
             ..Location::default()
         },
     };
@@ -221,6 +226,13 @@ const fn is_amd(vendor: CpuVendor) -> bool {
     matches!(vendor, CpuVendor::Amd | CpuVendor::Hygon)
 }
 
+/// A bank that Linux made up to log an event of its own, such as a processor that got too hot.
+const fn is_software_bank(registers: &McaRegisters) -> bool {
+    is_intel(registers.vendor)
+        && registers.bank >= SOFTWARE_BANKS
+        && registers.bank != FIRMWARE_FIRST_BANK
+}
+
 const fn is_intel(vendor: CpuVendor) -> bool {
     matches!(vendor, CpuVendor::Intel | CpuVendor::Zhaoxin)
 }
@@ -228,13 +240,26 @@ const fn is_intel(vendor: CpuVendor) -> bool {
 /// Whether S, AR and the address part of MISC have their architectural meaning.
 fn has_recovery(registers: &McaRegisters) -> bool {
     let cap = McgCap::from_bits(registers.mcg_cap);
-    cap.ser_p() || (!cap.is_known() && is_intel(registers.vendor))
+    let cpu = CpuSignature::from_bits(registers.cpuid);
+    let is_older = registers.vendor == CpuVendor::Intel && vendor::intel::predates_recovery(cpu);
+    cap.ser_p() || (!cap.is_known() && is_intel(registers.vendor) && !is_older)
+}
+
+/// Whether bits 52:38 of the status count corrected errors.
+fn has_count(registers: &McaRegisters) -> bool {
+    let cap = McgCap::from_bits(registers.mcg_cap);
+    let cpu = CpuSignature::from_bits(registers.cpuid);
+    let is_older = registers.vendor == CpuVendor::Intel && vendor::intel::predates_count(cpu);
+    cap.cmci_p() || (!cap.is_known() && is_intel(registers.vendor) && !is_older)
 }
 
 fn error_code(registers: &McaRegisters) -> ErrorCode {
     let mcacod = MciStatus::from_bits(registers.status).mcacod();
-    // Linux uses an Intel code for firmware's errors on every processor.
-    if is_amd(registers.vendor) && registers.bank != FIRMWARE_FIRST_BANK {
+    // Linux uses an Intel code for firmware's errors on every processor. On Intel's, the status of
+    // its other software-defined banks is another register's.
+    if is_software_bank(registers) {
+        ErrorCode::NoError
+    } else if is_amd(registers.vendor) && registers.bank != FIRMWARE_FIRST_BANK {
         ErrorCode::from_amd(mcacod)
     } else {
         ErrorCode::from_mcacod(mcacod)
@@ -265,10 +290,9 @@ fn subject(registers: &McaRegisters, code: ErrorCode, text: &mut String) {
 /// Zhaoxin. AMD uses the bits otherwise and counts in MISC, from a start value nobody records.
 fn corrected_count(registers: &McaRegisters) -> u32 {
     let status = MciStatus::from_bits(registers.status);
-    let cap = McgCap::from_bits(registers.mcg_cap);
     let counted = is_intel(registers.vendor)
         && registers.bank != FIRMWARE_FIRST_BANK
-        && (cap.cmci_p() || !cap.is_known())
+        && has_count(registers)
         && status.val()
         && !status.uc();
     if counted { u32::from(status.corrected_count()).max(1) } else { 1 }

@@ -25,7 +25,8 @@ pub struct McgCap {
     pub ext_cnt: u8,
     /// Software error recovery: S, AR and the address part of `IA32_MCi_MISC` are architectural.
     pub ser_p: bool,
-    __: bool,
+    /// Bit 37 of a bank's status says whether firmware may have changed it.
+    pub emc_p: bool,
     /// Firmware is told of errors first ("enhanced machine check architecture").
     pub elog_p: bool,
     /// Local machine checks.
@@ -55,7 +56,10 @@ pub struct McgStatus {
     pub mcip: bool,
     /// It was signalled to this logical processor only.
     pub lmce_s: bool,
-    #[bits(60)]
+    __: u8,
+    /// It hit a guest that runs under the TDX module (SEAM non-root mode).
+    pub seam_nr: bool,
+    #[bits(51)]
     __: u64,
 }
 
@@ -184,7 +188,7 @@ pub struct McaIpid {
 #[derive(PartialEq, Eq)]
 pub struct CpuSignature {
     #[bits(4)]
-    pub(super) stepping: u8,
+    pub(crate) stepping: u8,
     #[bits(4)]
     base_model: u8,
     #[bits(4)]
