@@ -150,7 +150,8 @@ fn intel_without_recovery(registers: &McaRegisters) -> (Severity, &'static str) 
     }
 }
 
-/// APM vol. 2, "Machine Check Error Handling": PCC, then deferred, then uncorrected.
+/// APM vol. 2, "Machine Check Error Handling": PCC, then deferred, then uncorrected. EN is not asked:
+/// it says whether the error was signalled, not what it did.
 fn amd(registers: &McaRegisters) -> (Severity, &'static str) {
     let status = AmdStatus::from_bits(registers.status);
     let family = CpuSignature::from_bits(registers.cpuid).family();
@@ -171,6 +172,11 @@ fn amd(registers: &McaRegisters) -> (Severity, &'static str) {
     if let Some(rule) = lost_context(registers) {
         return (Severity::Fatal, rule);
     }
+    // The thread must be terminated, whatever RIPV says; the kernel can't terminate itself.
+    let mcip = McgStatus::from_bits(registers.mcg_status).mcip();
+    if status.tcc() && mcip && is_in_kernel(registers) {
+        return (Severity::Fatal, "the kernel was interrupted and its context is corrupt (TCC=1)");
+    }
     match (status.poison(), status.tcc()) {
         (true, _) => (Severity::Srar, "the running thread consumed poisoned data (UC=1 POISON=1)"),
         (_, true) => (Severity::Srar, "the running thread's context is corrupt (UC=1 TCC=1)"),
@@ -184,16 +190,20 @@ fn lost_context(registers: &McaRegisters) -> Option<&'static str> {
     if !mcg.mcip() || mcg.ripv() {
         return None;
     }
-    // A code selector is never null: zero means that it was not captured. Where a TDX guest was
-    // interrupted, the selector is its host's.
-    let in_kernel = registers.cs != 0 && registers.cs & 3 == 0 && !mcg.seam_nr();
     if !mcg.eipv() {
         Some("neither the restart nor the error instruction is known (RIPV=0 EIPV=0)")
-    } else if in_kernel {
+    } else if is_in_kernel(registers) {
         Some("the kernel was interrupted and can't be restarted (RIPV=0)")
     } else {
         None
     }
+}
+
+/// Whether the kernel was interrupted. A code selector is never null: zero means that it was not
+/// captured. Where a TDX guest was interrupted, the selector is its host's.
+const fn is_in_kernel(registers: &McaRegisters) -> bool {
+    let mcg = McgStatus::from_bits(registers.mcg_status);
+    registers.cs != 0 && registers.cs & 3 == 0 && !mcg.seam_nr()
 }
 
 /// MCACOD without F, the filtering bit.
@@ -408,6 +418,10 @@ mod tests {
         check(&old, Severity::Fatal, "no software recovery");
         let lost = McaRegisters { mcg_status: MCIP, ..amd(0xbc20_0000_0001_0135) };
         check(&lost, Severity::Fatal, "RIPV=0 EIPV=0");
+        let tcc = McaRegisters { mcg_status: RIPV | MCIP, ..amd(0xbca0_0000_0001_0135) };
+        check(&McaRegisters { cs: 0x10, ..tcc.clone() }, Severity::Fatal, "its context is corrupt");
+        check(&McaRegisters { cs: 0x33, ..tcc.clone() }, Severity::Srar, "TCC=1");
+        check(&McaRegisters { cs: 0x10, mcg_status: RIPV, ..tcc }, Severity::Srar, "TCC=1");
         let hygon = McaRegisters { vendor: CpuVendor::Hygon, ..amd(0x9c20_1000_0001_011b) };
         check(&hygon, Severity::Deferred, "DEFERRED=1");
     }
