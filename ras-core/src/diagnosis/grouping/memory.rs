@@ -31,10 +31,8 @@ pub struct Cell {
 impl Cell {
     /// `None` if the record says nothing about where in the module.
     pub(super) fn of(record: &ErrorRecord) -> Option<Self> {
-        let DimmLocation { rank, chip, device, bank_group, bank, row, column, .. } =
-            record.location.dimm;
-        let line = if row.is_none() { line(record) } else { None };
-        let cell = Self { rank, chip, device, bank_group, bank, row, column, line };
+        let mut cell = Self::at(&record.location);
+        cell.line = if cell.row.is_none() { line(record) } else { None };
         (cell != Self::default()).then_some(cell)
     }
 
@@ -43,6 +41,18 @@ impl Cell {
     pub const fn is_exact(&self) -> bool {
         let coordinates = self.bank.is_some() && self.row.is_some() && self.column.is_some();
         coordinates || self.line.is_some()
+    }
+
+    /// The row that it is in: all but its column.
+    pub(super) fn row(self) -> Option<Self> {
+        self.row.map(|_| Self { column: None, ..self })
+    }
+
+    /// The place that `location` names.
+    #[must_use]
+    pub fn at(location: &Location) -> Self {
+        let DimmLocation { rank, chip, device, bank_group, bank, row, column, .. } = location.dimm;
+        Self { rank, chip, device, bank_group, bank, row, column, line: None }
     }
 
     const fn of_device(&self) -> (Option<u16>, Option<u8>, Option<u16>) {

@@ -105,7 +105,9 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn new(source: ErrorSource) -> Self {
+    /// Nothing counted yet; `source` stands in until something is.
+    #[must_use]
+    pub const fn new(source: ErrorSource) -> Self {
         Self {
             reports: 0,
             corrected: 0,
@@ -140,7 +142,8 @@ impl Tally {
         self.saw(record.severity, record.source, record.time, record.time);
     }
 
-    fn join(&mut self, other: &Self) {
+    /// Adds what was counted elsewhere.
+    pub fn join(&mut self, other: &Self) {
         add(&mut self.reports, other.reports);
         add(&mut self.corrected, other.corrected);
         add(&mut self.uncorrected, other.uncorrected);
@@ -250,6 +253,14 @@ pub struct PartErrors {
     index: u32,
 }
 
+impl PartErrors {
+    /// The part's number: what [`Grouping::add`] answers to its errors.
+    #[must_use]
+    pub const fn number(&self) -> u32 {
+        self.index
+    }
+}
+
 /// What is known of one page, or of a range of pages that one report named.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PageErrors {
@@ -257,10 +268,18 @@ pub struct PageErrors {
     pub tally: Tally,
     /// Those that name no cell.
     pub without_cell: Option<Tally>,
+    /// The row of its first error that names one.
+    pub row: Option<Cell>,
     holder: Holder,
 }
 
 impl PageErrors {
+    /// The number of the part that has it; see [`PartErrors::number`].
+    #[must_use]
+    pub const fn part(&self) -> u32 {
+        self.holder.part
+    }
+
     /// Whether the page has to be taken out of use: data at it was lost, or it corrects too often.
     #[must_use]
     pub const fn is_condemned(&self) -> bool {
@@ -288,10 +307,11 @@ pub struct Grouping {
 }
 
 impl Grouping {
-    /// Counts `record`. Informational ones are no errors and pass by.
-    pub fn add(&mut self, record: &ErrorRecord) {
+    /// Counts `record` and answers with the number of its part, unless there are too many. Informational
+    /// ones are no errors and pass by.
+    pub fn add(&mut self, record: &ErrorRecord) -> Option<u32> {
         if record.severity == Severity::Informational {
-            return;
+            return None;
         }
         let count = u64::from(record.count.max(1));
         let pages = record.pages();
@@ -321,7 +341,7 @@ impl Grouping {
             }),
             None => {
                 add(&mut self.left_out.parts, count);
-                return;
+                return None;
             }
         };
         errors.tally.add(record);
@@ -343,24 +363,32 @@ impl Grouping {
         }
         // A cache that corrects is no reason to lose a page; data that is lost is lost in any case.
         if let Some(pages) = pages.filter(|_| memory || record.severity.is_uncorrected()) {
-            self.add_pages(pages, Holder { part: index, memory, located }, record);
+            self.add_pages(pages, Holder { part: index, memory, located }, cell, record);
         }
         self.seen = self.seen.max(record.time.unwrap_or_default());
+        Some(index)
     }
 
-    fn add_pages(&mut self, pages: PfnRange, holder: Holder, record: &ErrorRecord) {
+    fn add_pages(
+        &mut self,
+        pages: PfnRange,
+        holder: Holder,
+        cell: Option<Cell>,
+        record: &ErrorRecord,
+    ) {
         let full = self.pages.len() >= PAGES_MAX && !self.pages.contains_key(&pages);
         if full {
             add(&mut self.left_out.pages, u64::from(record.count.max(1)));
             return;
         }
         let empty = Tally::new(record.source);
-        let new = PageErrors { tally: empty, without_cell: None, holder };
+        let new = PageErrors { tally: empty, without_cell: None, row: None, holder };
         let errors = self.pages.entry(pages).or_insert(new);
         errors.tally.add(record);
         if holder.memory && !errors.holder.memory {
             errors.holder = holder;
         }
+        errors.row = errors.row.or(cell.filter(|_| holder.located).and_then(Cell::row));
         if holder.memory && !holder.located {
             errors.without_cell.get_or_insert(empty).add(record);
         }

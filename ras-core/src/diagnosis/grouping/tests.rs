@@ -44,7 +44,9 @@ fn on_page(record: ErrorRecord, pfn: u64) -> ErrorRecord {
 
 fn groups(records: impl IntoIterator<Item = ErrorRecord>) -> Vec<Group> {
     let mut grouping = Grouping::default();
-    records.into_iter().for_each(|record| grouping.add(&record));
+    for record in records {
+        grouping.add(&record);
+    }
     grouping.groups()
 }
 
@@ -170,7 +172,9 @@ fn normalized_addresses_name_no_page_but_the_same_place_twice() {
         ErrorRecord { address: Some(address), ..memory() }
     };
     let mut grouping = Grouping::default();
-    [0x1000, 0x2000, 0x1020].into_iter().for_each(|addr| grouping.add(&normalized(addr)));
+    for addr in [0x1000, 0x2000, 0x1020] {
+        grouping.add(&normalized(addr));
+    }
     assert_eq!(grouping.pages().count(), 0);
     let found = grouping.groups();
     assert_eq!(found.len(), 1);
@@ -365,7 +369,9 @@ proptest! {
         records in proptest::collection::vec(any_record(), 0..200)
     ) {
         let mut grouping = Grouping::default();
-        records.iter().for_each(|record| grouping.add(record));
+        for record in &records {
+            grouping.add(record);
+        }
         let errors = records.iter().filter(|record| record.severity != Severity::Informational);
         let expected: u64 = errors.map(|record| u64::from(record.count.max(1))).sum();
         let counted: u64 = grouping.parts().map(|(_, part)| part.tally.errors()).sum();
@@ -382,8 +388,9 @@ proptest! {
         for group in &found {
             prop_assert!(group.tally.reports > 0 && !group.fault.reason.is_empty());
             let Spread { cells, rows, columns, .. } = group.spread;
-            prop_assert!(cells as u64 <= group.tally.reports && rows <= group.tally.reports as usize);
-            let _ = columns;
+            for count in [cells, rows, columns] {
+                prop_assert!(count as u64 <= group.tally.reports);
+            }
         }
     }
 }
