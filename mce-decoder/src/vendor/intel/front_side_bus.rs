@@ -144,7 +144,12 @@ pub(super) fn tulsa(bank: &Bank<'_>, findings: &mut Findings) {
         }
         _ => pentium4(bank, findings),
     }
-    // "Other Information Field Bit Definition".
+    other_information(bank, findings);
+}
+
+/// SDM vol. 3B, "Other Information Field Bit Definition". The events are counted since the last cold
+/// reset, up to 255: how many this report stands for nobody says.
+fn other_information(bank: &Bank<'_>, findings: &mut Findings) {
     let status = bank.registers.status;
     if bits(status, 32, 39) != 0 {
         findings.add("correctable_events", Fact::Number(bits(status, 32, 39)));
@@ -218,6 +223,7 @@ pub(super) fn dunnington(bank: &Bank<'_>, findings: &mut Findings) {
             findings.unit = Some("cache bus controller");
             coded(bank.mscod(), DUNNINGTON_CACHE_BUS_CONTROLLER_ERRORS, findings);
             ecc_events(bank, DUNNINGTON_OUTGOING, findings);
+            other_information(bank, findings);
         }
         _ => core2(bank, findings),
     }

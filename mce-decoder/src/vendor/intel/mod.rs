@@ -412,8 +412,9 @@ fn mirrored(bank: &Bank<'_>, failed_over: u32, scrubbed: u32, findings: &mut Fin
     }
 }
 
-/// The banks of a core, the same from Sandy Bridge to Emerald Rapids. Linux names the first
-/// (`quirk_sandybridge_ifu`), Google's Ecclesia all four.
+/// The banks of a core. Google's Ecclesia names them for Skylake, Linux the first for Sandy Bridge
+/// (`quirk_sandybridge_ifu`); that the others up to Emerald Rapids number them alike is seen from
+/// their errors: fetches in bank 0, loads in 1, level-2 evictions in 3.
 const fn core_unit(bank: u8) -> Option<&'static str> {
     Some(match bank {
         0 => "IFU",

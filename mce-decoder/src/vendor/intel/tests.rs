@@ -161,6 +161,11 @@ fn bits_that_are_no_count_are_not_counted() {
     assert_eq!(number(&explanation.findings, "corrected_count"), None);
     assert_eq!(number(&explanation.findings, "threshold_status"), None);
     assert_eq!(explain(&bank(0x106a5, 8, 1 << 63 | 5 << 38 | 0x9f)).count, 5);
+    for cpuid in [0xf68, 0x106d1] {
+        let events = explain(&bank(cpuid, 4, 1 << 63 | 1 << 52 | 0xa5 << 44 | 0xff << 32 | 0x400));
+        assert_eq!((events.count, number(&events.findings, "correctable_events")), (1, Some(0xff)));
+        assert_eq!(number(&events.findings, "ecc_syndrome"), Some(0xa5));
+    }
 }
 
 #[test]
