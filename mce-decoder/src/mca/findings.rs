@@ -25,7 +25,7 @@ pub struct Findings {
     pub channel: Option<u8>,
     /// The module, and the cells in it.
     pub dimm: DimmLocation,
-    /// The PCI function the error is about.
+    /// The PCI function it concerns.
     pub pci: Option<PciAddress>,
     facts: ArrayVec<(&'static str, Fact), FACTS_MAX>,
 }

@@ -202,8 +202,8 @@ fn lost_context(registers: &McaRegisters) -> Option<&'static str> {
 /// Whether the kernel was interrupted. A code selector is never null: zero means that it was not
 /// captured. Where a TDX guest was interrupted, the selector is its host's.
 const fn is_in_kernel(registers: &McaRegisters) -> bool {
-    let in_guest = McgStatus::from_bits(registers.mcg_status).seam_nr();
-    registers.cs != 0 && registers.cs & 3 == 0 && !in_guest
+    let mcg = McgStatus::from_bits(registers.mcg_status);
+    registers.cs != 0 && registers.cs & 3 == 0 && !mcg.seam_nr()
 }
 
 /// MCACOD without F, the filtering bit.

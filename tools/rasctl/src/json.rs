@@ -9,10 +9,13 @@ use std::time::{Duration, SystemTime};
 
 use ras_core::{
     Detail, DimmLocation, ErrorAddress, ErrorRecord, Guid, Location, McaRegisters, Problem, Raw,
-    Timestamp, Value,
+    RecordFlags, Timestamp, Value,
 };
 
 use crate::read::{Damage, Found};
+
+/// The JSON Schema of what `rasctl decode --json` prints, draft 2020-12.
+pub const SCHEMA: &str = include_str!("../schema/record.json");
 
 /// Appends `record` as one object, without a line feed.
 pub fn record(record: &ErrorRecord, out: &mut Vec<u8>) {
@@ -51,6 +54,7 @@ pub fn members(record: &ErrorRecord, object: &mut Object<'_>) {
     object.text("class", record.class.name());
     object.text("severity", record.severity.name());
     object.text("severity_reason", &record.severity_reason);
+    flags(record.flags, object);
     object.text("summary", &record.summary);
     match &record.address {
         Some(at) => address(at, object.key("address")),
@@ -130,6 +134,30 @@ impl<'a> Object<'a> {
             self.number(name, value.into());
         }
     }
+}
+
+/// The flags that are set, by name. Few records have any: without them there is no member.
+fn flags(flags: RecordFlags, object: &mut Object<'_>) {
+    let RecordFlags { threshold_exceeded, previous_boot, simulated, recovered, overflow } = flags;
+    let named = [
+        (threshold_exceeded, "threshold_exceeded"),
+        (previous_boot, "previous_boot"),
+        (simulated, "simulated"),
+        (recovered, "recovered"),
+        (overflow, "overflow"),
+    ];
+    let set = || named.iter().filter(|(set, _)| *set).map(|(_, name)| *name);
+    if set().next().is_none() {
+        return;
+    }
+    let out = object.key("flags");
+    let mut separator = b'[';
+    for name in set() {
+        out.push(separator);
+        separator = b',';
+        string(name, out);
+    }
+    out.push(b']');
 }
 
 fn address(address: &ErrorAddress, out: &mut Vec<u8>) {

@@ -66,6 +66,7 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
     match &options.command {
         Command::Decode(decode) => return decode::run(decode, json, out),
         Command::Formats => return decode::formats(json, out),
+        Command::Schema => return Ok(out.write_all(rasctl::json::SCHEMA.as_bytes())?),
         _ => {}
     }
     let mut source = Source::open(socket, store.as_deref())?;
@@ -98,6 +99,6 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
             }
             Ok(writeln!(out, "the list in {} is accepted as it is", store.dir)?)
         }
-        Command::Decode(_) | Command::Formats => Ok(()),
+        Command::Decode(_) | Command::Formats | Command::Schema => Ok(()),
     }
 }

@@ -54,6 +54,8 @@ pub(crate) enum Command {
     Decode(Decode),
     /// The formats that `decode` reads.
     Formats,
+    /// The JSON Schema of what `decode --json` prints.
+    Schema,
 }
 
 #[derive(Args, Debug)]

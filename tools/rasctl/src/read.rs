@@ -115,6 +115,12 @@ pub struct Output<'a> {
 }
 
 impl Output<'_> {
+    /// The input's name.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
     /// A record that begins at `offset`.
     ///
     /// # Errors
@@ -318,7 +324,7 @@ impl Stream<'_> {
         let found = match (unpacked, options.format) {
             (true, _) => format::detect_unpacked(start),
             (false, Some(asked)) => Some(asked),
-            (false, None) => format::detect(start),
+            (false, None) => format::detect(start, &output.file),
         };
         let Some(found) = found else {
             if named {

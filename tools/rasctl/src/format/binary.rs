@@ -140,7 +140,7 @@ fn word(bytes: &[u8], at: usize) -> Option<usize> {
 }
 
 /// What was decoded from bytes that begin at `base`.
-fn hand_on(
+pub(super) fn hand_on(
     decoded: Decoded,
     base: u64,
     line: Option<u64>,

@@ -8,6 +8,7 @@ mod database;
 mod hex;
 mod lines;
 mod mca_json;
+mod whole;
 
 use std::path::Path;
 
@@ -38,6 +39,8 @@ enum Detect {
     Bytes(fn(&[u8]) -> bool),
     /// The same, of what is text.
     Text(fn(&str) -> bool),
+    /// By its name, where the kernel gives it and nothing else tells.
+    Name(fn(&str) -> bool),
 }
 
 /// Reads one input to its end.
@@ -58,11 +61,53 @@ pub(crate) type ReadPath = fn(&Path, &Options, &mut Output<'_>) -> Result<(), St
 /// last what is only plausible.
 pub const FORMATS: &[Format] = &[
     Format {
+        name: "pstore",
+        aliases: &[],
+        about: "files of /sys/fs/pstore, told by their names",
+        detect: Detect::Name(whole::is_pstore),
+        reader: Reader::Stream(whole::pstore),
+    },
+    Format {
         name: "cper",
         aliases: &[],
         about: "UEFI common platform error records, one after the other",
         detect: Detect::Bytes(binary::is_cper),
         reader: Reader::Stream(binary::cper),
+    },
+    Format {
+        name: "bert",
+        aliases: &[],
+        about: "ACPI's boot error record: the table with its region, or the region alone",
+        detect: Detect::Bytes(whole::is_bert),
+        reader: Reader::Stream(whole::bert),
+    },
+    Format {
+        name: "acpi-table",
+        aliases: &["hest", "einj"],
+        about: "ACPI tables about error sources: HEST, ERST, EINJ",
+        detect: Detect::Bytes(whole::is_acpi_table),
+        reader: Reader::Stream(whole::acpi_table),
+    },
+    Format {
+        name: "erst",
+        aliases: &[],
+        about: "an image of ACPI's error record store",
+        detect: Detect::Bytes(whole::is_erst),
+        reader: Reader::Stream(whole::erst),
+    },
+    Format {
+        name: "whea-raw",
+        aliases: &[],
+        about: "raw data of Windows' hardware error events",
+        detect: Detect::Bytes(whole::is_whea_raw),
+        reader: Reader::Stream(whole::whea_raw),
+    },
+    Format {
+        name: "whea-xml",
+        aliases: &["wevtutil"],
+        about: "Windows' hardware error events as XML",
+        detect: Detect::Bytes(whole::is_whea_xml),
+        reader: Reader::Stream(whole::whea_xml),
     },
     Format {
         name: "rasdaemon-db",
@@ -110,10 +155,11 @@ pub const FORMATS: &[Format] = &[
 ];
 
 impl Format {
-    fn fits(&self, start: &[u8], text: Option<&str>) -> bool {
+    fn fits(&self, start: &[u8], text: Option<&str>, name: &str) -> bool {
         match self.detect {
             Detect::Bytes(detect) => detect(start),
             Detect::Text(detect) => text.is_some_and(detect),
+            Detect::Name(detect) => detect(name),
         }
     }
 }
@@ -125,19 +171,19 @@ pub fn by_name(name: &str) -> Option<&'static Format> {
 }
 
 /// The format of an input that starts with `start`, of which at most [`START_MAX`] bytes are looked
-/// at.
+/// at. Its name counts only where the kernel gave it.
 #[must_use]
-pub fn detect(start: &[u8]) -> Option<&'static Format> {
+pub fn detect(start: &[u8], name: &str) -> Option<&'static Format> {
     let start = &start[..start.len().min(START_MAX)];
     let text = text(start);
-    FORMATS.iter().find(|format| format.fits(start, text))
+    FORMATS.iter().find(|format| format.fits(start, text, name))
 }
 
 /// The format of bytes that were written as text: any but such text again.
 pub(crate) fn detect_unpacked(start: &[u8]) -> Option<&'static Format> {
     let start = &start[..start.len().min(START_MAX)];
     let text = text(start);
-    FORMATS.iter().filter(|format| format.name != "hex").find(|format| format.fits(start, text))
+    FORMATS.iter().filter(|format| format.name != "hex").find(|format| format.fits(start, text, ""))
 }
 
 /// What reads the directory at `path` as a whole, if it is such a one.

@@ -6,7 +6,9 @@ use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
 use anstyle::{AnsiColor, Style};
-use ras_core::{Detail, ErrorRecord, McaRegisters, Problem, Raw, Severity, Timestamp, Value};
+use ras_core::{
+    Detail, ErrorRecord, McaRegisters, Problem, Raw, RecordFlags, Severity, Timestamp, Value,
+};
 
 use crate::read::{Damage, Found};
 
@@ -99,6 +101,18 @@ impl Block<'_> {
     fn body(&mut self, record: &ErrorRecord) -> io::Result<()> {
         if !record.severity_reason.is_empty() {
             self.line("severity", &record.severity_reason)?;
+        }
+        let RecordFlags { threshold_exceeded, previous_boot, simulated, recovered, overflow } =
+            record.flags;
+        let notes = [
+            (previous_boot, "it is of a previous boot"),
+            (simulated, "it was injected, not real"),
+            (recovered, "the system has already recovered from it"),
+            (threshold_exceeded, "corrected errors went over firmware's threshold"),
+            (overflow, "more errors came than could be recorded"),
+        ];
+        for (_, note) in notes.iter().filter(|(set, _)| *set) {
+            self.line("note", note)?;
         }
         if record.count > 1 {
             self.line("count", &record.count.to_string())?;
