@@ -130,6 +130,7 @@ pub fn decode_record(input: &[u8]) -> Decoded {
         let (offset, length) = (size(descriptor.section_offset), size(descriptor.section_length));
         // Not "behind all descriptors": a wrong count must not cost the sections that are there.
         let first = at + DESCRIPTOR;
+        let (offset, length) = section::place(Guid(descriptor.section_type), offset, length, first);
         if offset < first || offset > end {
             let detail = format!("section {index} at {offset} is outside of {first} to {end}");
             report(&mut decoded.problems, at, Kind::OutOfBounds, detail);
@@ -166,6 +167,7 @@ pub fn decode_record(input: &[u8]) -> Decoded {
         decoded.problems.extend(record.problems.iter().cloned());
         decoded.records.push(record);
     }
+    section::identify_processor(&mut decoded.records);
     attach("record", details(&header, time_details), &mut decoded.records);
     decoded
 }

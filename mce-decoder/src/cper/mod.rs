@@ -25,7 +25,10 @@ use ras_core::{
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
+use crate::{Decoded, layout};
+
 pub use self::header::decode_record;
+pub(crate) use self::section::kernel_machine_check;
 pub use self::status_block::decode_status_block;
 
 /// Sections taken from one record. The specifications set no limit; real records have fewer than
@@ -54,6 +57,27 @@ pub(crate) fn decode_section(
         length: body.len(),
         body,
     })
+}
+
+/// Decodes a Windows error packet that came by itself.
+pub(crate) fn decode_error_packet(packet: &[u8]) -> Decoded {
+    /// Where the two versions have their length and their severity.
+    const PLACES: [(usize, usize); 2] = [(8, 20), (8, 36)];
+    let (length, severity) = PLACES[usize::from(packet.starts_with(b"ErPt"))];
+    let length =
+        layout::number_at(packet, length, 4).and_then(|length| usize::try_from(length).ok());
+    let length = length.unwrap_or(usize::MAX).max(4);
+    let severity =
+        layout::number_at(packet, severity, 4).and_then(|number| u32::try_from(number).ok());
+    let body = packet.get(..length).unwrap_or(packet);
+    let source = ErrorSource::Whea;
+    let severity = severity.unwrap_or(u32::MAX);
+    let mut record = decode_section(source, section::ERROR_PACKET, severity, None, body);
+    if length > packet.len() {
+        let detail = "error packet is cut".into();
+        report(&mut record.problems, packet.len(), ProblemKind::Truncated, detail);
+    }
+    Decoded { consumed: body.len(), ..Decoded::from(record) }
 }
 
 /// Firmware's own grades. UEFI Specification, Appendix N, "Error Severity"; the status block has the
@@ -120,7 +144,6 @@ fn size(value: zerocopy::little_endian::U32) -> usize {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::Decoded;
     use alloc::vec;
     use proptest::prelude::*;
 

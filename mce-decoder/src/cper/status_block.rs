@@ -133,6 +133,7 @@ pub fn decode_status_block(input: &[u8]) -> Decoded {
         offset = next;
         walked += 1;
     }
+    section::identify_processor(&mut decoded.records);
 
     let announced = BlockStatus::from_bits(block.block_status.get()).entry_count();
     if usize::from(announced) != walked {

@@ -2,6 +2,7 @@
 //!
 //! A new section type is one file here and one line in [`SECTIONS`].
 
+mod cxl;
 mod error_status;
 mod fields;
 mod pci_class;
@@ -33,6 +34,8 @@ use ras_core::{
 };
 
 use self::fields::{Fields, field};
+pub(crate) use self::vendor::kernel_machine_check;
+pub(in crate::cper) use self::vendor::{ERROR_PACKET, identify_processor, place};
 use super::names::{self, push_number};
 use super::{report, severity};
 use crate::mca::phrase;
@@ -97,10 +100,6 @@ const SECTIONS: &[SectionType] = &[
         "Itanium processor",
         Guid::new(0xe429_faf1, 0x3cb7, 0x11d4, [0xbc, 0xa7, 0x00, 0x80, 0xc7, 0x3c, 0x88, 0x81]),
     ),
-    SectionType::named(
-        "CXL protocol",
-        Guid::new(0x80b9_efb4, 0x52b5, 0x4de3, [0xa7, 0x77, 0x68, 0x78, 0x4b, 0x77, 0x10, 0x48]),
-    ),
 ];
 
 impl SectionType {
@@ -118,7 +117,7 @@ impl SectionType {
 /// What lies beyond [`RAW_BYTES_MAX`] is neither kept nor decoded, so that time and memory do not grow
 /// with what descriptors claim.
 pub(super) fn decode(mut section: Section<'_>) -> ErrorRecord {
-    let known = SECTIONS.iter().chain(vendor::SECTIONS);
+    let known = SECTIONS.iter().chain(cxl::SECTIONS).chain(vendor::SECTIONS);
     let known = known.clone().find(|known| known.guid == section.section_type);
     let problems = length_problems(&section);
     section.body = section.body.get(..RAW_BYTES_MAX).unwrap_or(section.body);
@@ -219,6 +218,8 @@ fn descriptor(section: &Section<'_>, known: Option<&SectionType>) -> Vec<Detail>
 
 #[cfg(test)]
 pub(crate) mod tests {
+    pub(crate) use super::vendor::tests::{error_packet_v2, struct_mce, xpf_mca};
+
     use super::*;
     use crate::cper::{decode_record, tests::record};
     use zerocopy::{FromZeros, Immutable, IntoBytes};
