@@ -15,6 +15,8 @@
 
 extern crate alloc;
 
+pub mod cpu;
+
 mod layout;
 
 pub mod mca;
