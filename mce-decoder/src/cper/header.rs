@@ -167,8 +167,8 @@ pub fn decode_record(input: &[u8]) -> Decoded {
         decoded.problems.extend(record.problems.iter().cloned());
         decoded.records.push(record);
     }
-    attach("record", details(&header, time_details), &mut decoded.records);
     section::identify_processor(&mut decoded.records);
+    attach("record", details(&header, time_details), &mut decoded.records);
     decoded
 }
 

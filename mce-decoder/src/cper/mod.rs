@@ -105,18 +105,20 @@ fn attach(name: &'static str, details: Vec<Detail>, records: &mut [ErrorRecord])
     }
 }
 
-/// The field-replaceable unit: its text, or else its id. Text is ASCII in a fixed field.
+/// The field-replaceable unit: its text, or else its id.
 fn fru(text: Option<&[u8]>, id: Option<[u8; 16]>) -> Option<String> {
-    let text: Option<String> = text.map(|bytes| {
-        let used = bytes.split(|byte| *byte == 0).next().unwrap_or_default().trim_ascii();
-        let shown = |byte: &u8| match byte {
-            0x20..=0x7e => char::from(*byte),
-            _ => char::REPLACEMENT_CHARACTER,
-        };
-        used.iter().map(shown).collect()
-    });
     let id = id.filter(|id| *id != [0; 16]).map(|id| format!("{}", Guid(id)));
-    text.filter(|text| !text.is_empty()).or(id)
+    text.map(self::text).filter(|text| !text.is_empty()).or(id)
+}
+
+/// ASCII in a fixed field, which a zero byte may end early.
+fn text(bytes: &[u8]) -> String {
+    let used = bytes.split(|byte| *byte == 0).next().unwrap_or_default().trim_ascii();
+    let shown = |byte: &u8| match byte {
+        0x20..=0x7e => char::from(*byte),
+        _ => char::REPLACEMENT_CHARACTER,
+    };
+    used.iter().map(shown).collect()
 }
 
 /// The fixed structure at `offset`, if all of it is there.

@@ -15,6 +15,7 @@ pub mod input;
 pub mod cpu;
 pub mod host_cpu;
 pub mod rasdaemon_db;
+pub mod scan;
 pub mod whea_xml;
 
 pub mod human;

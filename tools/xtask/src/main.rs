@@ -74,6 +74,7 @@ enum Task {
         seconds: u32,
     },
     /// Measure, with a peer or a physical limit in the same run.
+    #[command(after_long_help = bench::HELP)]
     Bench {
         /// Which benches; all of them by default.
         #[arg(value_enum)]

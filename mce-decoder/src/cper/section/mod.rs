@@ -5,10 +5,24 @@
 mod cxl;
 mod error_status;
 mod fields;
+mod pci_class;
+mod registers;
 mod vendor;
 
 pub mod memory;
 pub mod memory2;
+
+pub mod arm;
+pub mod arm_ras;
+pub mod ia32_x64;
+pub mod processor;
+
+pub mod ccix;
+pub mod dmar;
+pub mod firmware;
+pub mod pci_bus;
+pub mod pci_device;
+pub mod pcie;
 
 use alloc::format;
 use alloc::string::String;
@@ -68,35 +82,31 @@ struct SectionType {
 
 /// UEFI Specification, Appendix N, "Section Type".
 const SECTIONS: &[SectionType] = &[
-    SectionType { guid: memory::SECTION_TYPE, name: "memory", decode: Some(memory::decode) },
-    SectionType { guid: memory2::SECTION_TYPE, name: "memory (2)", decode: Some(memory2::decode) },
+    SectionType::new(memory::SECTION_TYPE, "memory", memory::decode),
+    SectionType::new(memory2::SECTION_TYPE, "memory (2)", memory2::decode),
+    SectionType::new(processor::SECTION_TYPE, "generic processor", processor::decode),
+    SectionType::new(ia32_x64::SECTION_TYPE, "IA32/X64 processor", ia32_x64::decode),
+    SectionType::new(arm::SECTION_TYPE, "ARM processor", arm::decode),
+    SectionType::new(arm_ras::SECTION_TYPE, "ARM RAS", arm_ras::decode),
+    SectionType::new(pcie::SECTION_TYPE, "PCI Express", pcie::decode),
+    SectionType::new(pci_bus::SECTION_TYPE, "PCI/PCI-X bus", pci_bus::decode),
+    SectionType::new(pci_device::SECTION_TYPE, "PCI component", pci_device::decode),
+    SectionType::new(firmware::SECTION_TYPE, "firmware", firmware::decode),
+    SectionType::new(dmar::generic::SECTION_TYPE, "DMAr", dmar::generic::decode),
+    SectionType::new(dmar::vtd::SECTION_TYPE, "VT-d DMAr", dmar::vtd::decode),
+    SectionType::new(dmar::iommu::SECTION_TYPE, "IOMMU DMAr", dmar::iommu::decode),
+    SectionType::new(ccix::SECTION_TYPE, "CCIX PER", ccix::decode),
     SectionType::named(
-        "generic processor",
-        Guid::new(0x9876_ccad, 0x47b4, 0x4bdb, [0xb6, 0x5e, 0x16, 0xf1, 0x93, 0xc4, 0xf3, 0xdb]),
-    ),
-    SectionType::named(
-        "IA32/X64 processor",
-        Guid::new(0xdc3e_a0b0, 0xa144, 0x4797, [0xb9, 0x5b, 0x53, 0xfa, 0x24, 0x2b, 0x6e, 0x1d]),
-    ),
-    SectionType::named(
-        "PCI Express",
-        Guid::new(0xd995_e954, 0xbbc1, 0x430f, [0xad, 0x91, 0xb4, 0x4d, 0xcb, 0x3c, 0x6f, 0x35]),
-    ),
-    SectionType::named(
-        "PCI/PCI-X bus",
-        Guid::new(0xc575_3963, 0x3b84, 0x4095, [0xbf, 0x78, 0xed, 0xda, 0xd3, 0xf9, 0xc9, 0xdd]),
-    ),
-    SectionType::named(
-        "PCI component",
-        Guid::new(0xeb5e_4685, 0xca66, 0x4769, [0xb6, 0xa2, 0x26, 0x06, 0x8b, 0x00, 0x13, 0x26]),
-    ),
-    SectionType::named(
-        "firmware",
-        Guid::new(0x8121_2a96, 0x09ed, 0x4996, [0x94, 0x71, 0x8d, 0x72, 0x9c, 0x8e, 0x69, 0xed]),
+        "Itanium processor",
+        Guid::new(0xe429_faf1, 0x3cb7, 0x11d4, [0xbc, 0xa7, 0x00, 0x80, 0xc7, 0x3c, 0x88, 0x81]),
     ),
 ];
 
 impl SectionType {
+    const fn new(guid: Guid, name: &'static str, decode: Decode) -> Self {
+        Self { guid, name, decode: Some(decode) }
+    }
+
     const fn named(name: &'static str, guid: Guid) -> Self {
         Self { guid, name, decode: None }
     }
@@ -209,6 +219,7 @@ fn descriptor(section: &Section<'_>, known: Option<&SectionType>) -> Vec<Detail>
 #[cfg(test)]
 pub(crate) mod tests {
     pub(crate) use super::vendor::tests::{error_packet_v2, struct_mce, xpf_mca};
+
     use super::*;
     use crate::cper::{decode_record, tests::record};
     use zerocopy::{FromZeros, Immutable, IntoBytes};

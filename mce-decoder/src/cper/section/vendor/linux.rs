@@ -2,15 +2,11 @@
 //!
 //! Linux `arch/x86/kernel/cpu/mce/apei.c` and `drivers/acpi/apei/erst.c`.
 
-use alloc::format;
 use alloc::string::String;
 
-use ras_core::{
-    Details, ErrorClass, ErrorRecord, Guid, Location, McaRegisters, ProblemKind, Raw, Timestamp,
-};
+use ras_core::{Details, ErrorClass, ErrorRecord, Guid, Location, McaRegisters, Raw, Timestamp};
 
 use super::{cut, summarize};
-use crate::cper::report;
 use crate::cper::section::Section;
 use crate::layout::number_at;
 use crate::mca::{self, Context};
@@ -87,20 +83,9 @@ pub(super) fn adopt(bank: &ErrorRecord, record: &mut ErrorRecord) {
     record.summary = bank.summary.clone();
 }
 
-/// Bytes of a kernel log kept. The stores hold 8 KiB in one record, or a little more.
-const LOG_MAX: usize = 16 * 1024;
-
 pub(super) fn kernel_log(section: &Section<'_>, record: &mut ErrorRecord) {
-    let kept = section.body.get(..LOG_MAX).unwrap_or(section.body);
     record.details.add("bytes", u64::try_from(section.length).unwrap_or(u64::MAX));
-    record.raw = Raw::Text(String::from_utf8_lossy(kept).into_owned());
-    // A log is kept longer than other sections are.
-    record.problems.retain(|problem| problem.kind != ProblemKind::Limit);
-    if kept.len() < section.body.len() {
-        let detail =
-            format!("kernel log of {} bytes, the first {LOG_MAX} are kept", section.length);
-        report(&mut record.problems, section.offset + LOG_MAX, ProblemKind::Limit, detail);
-    }
+    record.raw = Raw::Text(String::from_utf8_lossy(section.body).into_owned());
     summarize(record, ErrorClass::Unknown, "kernel log kept at a crash".into());
 }
 
