@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod build;
 mod decode;
 mod options;
 mod pages;
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::options::{Command, Global, Health, Options, Pages};
+use crate::options::{Command, Global, Health, Inject, Options, Pages};
 use crate::source::Source;
 
 /// What `rasctl` exits with, beyond success.
@@ -66,6 +67,7 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
     match &options.command {
         Command::Decode(decode) => return decode::run(decode, json, out),
         Command::Formats => return decode::formats(json, out),
+        Command::Inject(Inject::Build(build)) => return build::run(build, out),
         Command::Schema => return Ok(out.write_all(rasctl::json::SCHEMA.as_bytes())?),
         _ => {}
     }
@@ -99,6 +101,6 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
             }
             Ok(writeln!(out, "the list in {} is accepted as it is", store.dir)?)
         }
-        Command::Decode(_) | Command::Formats | Command::Schema => Ok(()),
+        Command::Decode(_) | Command::Formats | Command::Inject(_) | Command::Schema => Ok(()),
     }
 }
