@@ -20,6 +20,7 @@ pub mod vendor;
 
 pub mod cper;
 
+mod date;
 mod pci;
 
 pub mod trace;
