@@ -6,8 +6,10 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a failed unwrap is the failed test")]
 
+mod files;
 mod golden;
 mod live_trace;
+mod schema;
 
 use mce_decoder::{cper, trace};
 

@@ -15,6 +15,10 @@
 
 extern crate alloc;
 
+pub mod cpu;
+
+mod layout;
+
 pub mod mca;
 pub mod vendor;
 
@@ -28,6 +32,8 @@ pub mod trace;
 pub mod text;
 
 pub mod acpi;
+
+pub mod pstore;
 
 pub mod whea;
 

@@ -38,7 +38,7 @@ impl Pfn {
 }
 
 /// A run of page frames: `count` frames from `start`. Never empty.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct PfnRange {
     /// First frame.
     pub start: Pfn,

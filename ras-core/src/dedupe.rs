@@ -60,7 +60,7 @@ impl Dedupe {
 
 /// What different sources agree on about one event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Gravity {
+pub(crate) enum Gravity {
     Corrected,
     Uncorrected,
     /// Of its own, so that no milder witness can swallow it.
@@ -68,7 +68,7 @@ enum Gravity {
 }
 
 impl Gravity {
-    fn of(severity: Severity) -> Self {
+    pub(crate) fn of(severity: Severity) -> Self {
         match severity {
             Severity::Fatal => Self::Fatal,
             severity if severity.is_uncorrected() => Self::Uncorrected,

@@ -25,8 +25,9 @@ pub struct Fault {
     pub host_risk: Option<String>,
 }
 
-/// What is broken, as far as the evidence goes. Row, column, bank and device modes join here.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// What is broken, as far as the evidence goes. The modes without pages are told apart by
+/// [`crate::diagnosis::grouping`]; the fault's `location` says which cell, row or module it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FaultMode {
@@ -39,6 +40,28 @@ pub enum FaultMode {
         /// Pages to remember for the next boot, where the error named any.
         pages: Option<PfnRange>,
     },
+    /// One place where a row and a column of a DRAM bank cross.
+    Cell,
+    /// A row of a DRAM bank: several columns of it.
+    Row,
+    /// A column of a DRAM bank: several rows of it.
+    Column,
+    /// A DRAM bank: several rows and several columns of it.
+    Bank,
+    /// A DRAM device (chip): several of its banks.
+    Device,
+    /// A rank: several devices, or several banks where no source names the device.
+    Rank,
+    /// A memory module: several ranks, or more than its parts explain.
+    Module,
+    /// A cache or translation buffer of a processor.
+    Cache,
+    /// A processor beyond its caches.
+    Processor,
+    /// A PCI Express or CXL link, or the device at its end.
+    Link,
+    /// Firmware, or the platform that it speaks for.
+    Firmware,
 }
 
 impl FaultMode {
@@ -48,7 +71,28 @@ impl FaultMode {
         match self {
             Self::Pages(pages) => Some(*pages),
             Self::Host { pages } => *pages,
-            Self::Unlocated => None,
+            _ => None,
+        }
+    }
+
+    /// The stable name used in JSON and text.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Pages(_) => "pages",
+            Self::Unlocated => "unlocated",
+            Self::Host { .. } => "host",
+            Self::Cell => "cell",
+            Self::Row => "row",
+            Self::Column => "column",
+            Self::Bank => "bank",
+            Self::Device => "device",
+            Self::Rank => "rank",
+            Self::Module => "module",
+            Self::Cache => "cache",
+            Self::Processor => "processor",
+            Self::Link => "link",
+            Self::Firmware => "firmware",
         }
     }
 }

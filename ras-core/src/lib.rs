@@ -24,6 +24,7 @@ pub mod location;
 pub mod record;
 
 pub mod dedupe;
+pub mod join;
 pub mod serd;
 
 pub mod diagnosis;
@@ -32,10 +33,13 @@ pub mod fault;
 pub mod plan;
 pub mod retire;
 
+pub mod translate;
+
 pub use addr::{Gpa, PAGE_SHIFT, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 pub use detail::{Detail, Details, Value};
 pub use diagnosis::{Diagnosis, Policy, Verdict, analyze};
 pub use fault::{Fault, FaultMode};
+pub use join::{Join, Joined};
 pub use location::{CpuVendor, DimmLocation, Location, PciAddress};
 pub use plan::{
     Action, GuestOutcome, GuestResult, Health, HostOutcome, HostView, OfflineMode, WalkOutcome,

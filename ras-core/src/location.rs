@@ -66,7 +66,9 @@ impl fmt::Display for PciAddress {
 /// A place in a memory module. Each field is what the source reported, `None` where it did not.
 ///
 /// Field meanings: UEFI Specification, Appendix N, "Memory Error Section".
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the names are the specification's own")]
 pub struct DimmLocation {
@@ -99,7 +101,7 @@ pub struct DimmLocation {
 }
 
 /// Where an error happened: the processor that reported it and the memory it concerns.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Location {
     /// Logical CPU number, the operating system's.

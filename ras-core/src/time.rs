@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 /// Nanoseconds since the Unix epoch, UTC. Good until the year 2554.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Timestamp(pub u64);
 

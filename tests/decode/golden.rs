@@ -178,13 +178,17 @@ fn registers(text: &str) -> (McaRegisters, mca::Context) {
         misc: wide("misc"),
         synd: wide("synd"),
         ipid: wide("ipid"),
+        synd1: wide("synd1"),
+        synd2: wide("synd2"),
+        config: wide("config"),
+        destat: wide("destat"),
+        deaddr: wide("deaddr"),
         ip: wide("ip"),
         cs: byte("cs"),
         tsc: wide("tsc"),
         ppin: wide("ppin"),
         apic_id: word("apic_id"),
         microcode: word("microcode"),
-        ..McaRegisters::default()
     };
     let context = mca::Context {
         time: number("time_s").map(Timestamp::from_secs),

@@ -4,12 +4,12 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::mem::{offset_of, size_of};
 
-use ras_core::{ErrorSource, Guid, Problem, ProblemKind as Kind};
+use ras_core::{Detail, Details, ErrorSource, Guid, Problem, ProblemKind as Kind, Value};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::section::{self, Section};
-use super::{SECTIONS_MAX, fru, read, report, size, timestamp};
+use super::{SECTIONS_MAX, attach, fru, names, read, report, size, timestamp};
 use crate::Decoded;
 
 /// UEFI Specification, Appendix N, "Common Platform Error Record": record header.
@@ -97,18 +97,9 @@ pub fn decode_record(input: &[u8]) -> Decoded {
     let end = record_end(&header, input.len(), problems);
     decoded.consumed = end;
 
-    let time = match header.validation_bits.get() & 2 {
-        0 => None,
-        _ => timestamp::parse(header.timestamp),
-    };
-    if time.is_none() && header.validation_bits.get() & 2 != 0 {
-        report(
-            problems,
-            offset_of!(RecordHeader, timestamp),
-            Kind::Malformed,
-            "timestamp is no date from 1970 to 2554".into(),
-        );
-    }
+    let timed = header.validation_bits.get() & 2 != 0;
+    let time_at = offset_of!(RecordHeader, timestamp);
+    let (time, time_details) = timestamp::read(timed, header.timestamp, time_at, problems);
 
     let count = usize::from(header.section_count.get());
     let count_offset = offset_of!(RecordHeader, section_count);
@@ -139,6 +130,7 @@ pub fn decode_record(input: &[u8]) -> Decoded {
         let (offset, length) = (size(descriptor.section_offset), size(descriptor.section_length));
         // Not "behind all descriptors": a wrong count must not cost the sections that are there.
         let first = at + DESCRIPTOR;
+        let (offset, length) = section::place(Guid(descriptor.section_type), offset, length, first);
         if offset < first || offset > end {
             let detail = format!("section {index} at {offset} is outside of {first} to {end}");
             report(&mut decoded.problems, at, Kind::OutOfBounds, detail);
@@ -155,17 +147,19 @@ pub fn decode_record(input: &[u8]) -> Decoded {
         }
         seen.push((offset, body_end));
         let valid = descriptor.validation_bits;
-        let record = section::decode(&Section {
+        let record = section::decode(Section {
             source: ErrorSource::Cper,
             time,
             section_type: Guid(descriptor.section_type),
             severity: descriptor.section_severity.get(),
+            revision: Some(descriptor.revision.get()),
             flags: descriptor.flags.get(),
             record_flags: header.flags.get(),
             fru: fru(
                 (valid & 2 != 0).then_some(descriptor.fru_text.as_slice()),
                 (valid & 1 != 0).then_some(descriptor.fru_id),
             ),
+            fru_id: (valid & 1 != 0).then_some(Guid(descriptor.fru_id)),
             offset,
             length,
             body: input.get(offset..body_end).unwrap_or_default(),
@@ -173,7 +167,36 @@ pub fn decode_record(input: &[u8]) -> Decoded {
         decoded.problems.extend(record.problems.iter().cloned());
         decoded.records.push(record);
     }
+    section::identify_processor(&mut decoded.records);
+    attach("record", details(&header, time_details), &mut decoded.records);
     decoded
+}
+
+/// What the header says of the whole record.
+fn details(header: &RecordHeader, time: Option<Detail>) -> Vec<Detail> {
+    let valid = header.validation_bits.get();
+    let id = |bit: u32, id: [u8; 16]| (valid & bit != 0).then_some(Value::Guid(Guid(id)));
+    let creator = Guid(header.creator_id);
+    let notification = Guid(header.notification_type);
+    let mut details = Vec::with_capacity(16);
+    details.add("revision", names::revision(header.revision.get()));
+    details.add("severity", Value::code(header.error_severity.get().into(), names::SEVERITIES));
+    details.add("length", header.record_length.get());
+    details.add("section_count", header.section_count.get());
+    details.extend(time);
+    details.add_some("platform_id", id(1, header.platform_id));
+    details.add_some("partition_id", id(4, header.partition_id));
+    details.add("creator_id", Value::Guid(creator));
+    details.add_some("creator", names::creator(creator));
+    details.add("notification_type", Value::Guid(notification));
+    details.add_some("notification", names::notification_type(notification));
+    details.add_hex("record_id", header.record_id);
+    details.add("flags", Value::flags(header.flags.get().into(), names::RECORD_FLAGS));
+    details.add_hex("persistence_information", header.persistence_information);
+    if header.reserved != [0; 12] {
+        details.add("reserved", Value::Bytes(header.reserved.into()));
+    }
+    details
 }
 
 /// Where the record ends in an input of `available` bytes. A length that can't be true tells nothing
@@ -198,6 +221,7 @@ fn record_end(header: &RecordHeader, available: usize, problems: &mut Vec<Proble
 mod tests {
     use super::*;
     use crate::cper::section::memory::SECTION_TYPE;
+    use crate::cper::section::tests::detail;
     use crate::cper::tests::record;
     use alloc::string::String;
     use alloc::vec;
@@ -223,6 +247,53 @@ mod tests {
         assert_eq!(other.raw, Raw::Section { section_type: OTHER, bytes: vec![5; 9] });
         assert_eq!(memory.time, Some(Timestamp::from_secs(1_709_251_198)));
         assert_eq!(memory.location.fru.as_deref(), Some("DIMM_A1"));
+    }
+
+    #[test]
+    fn the_header_is_told_to_every_section_s_record() {
+        let mut bytes = record(&[(SECTION_TYPE, 2, vec![0; 80]), (OTHER, 1, vec![5; 9])]);
+        bytes[16] = 0b111;
+        bytes[32] = 0x11;
+        bytes[48] = 0x22;
+        bytes[80..96].copy_from_slice(
+            &Guid::new(
+                0xe8f5_6ffe,
+                0x919c,
+                0x4cc5,
+                [0xba, 0x88, 0x65, 0xab, 0xe1, 0x49, 0x13, 0xbb],
+            )
+            .0,
+        );
+        bytes[96] = 0x77;
+        bytes[104] = 0b1110;
+        bytes[108] = 9;
+        bytes[140] = 0b1000_1001;
+        let decoded = decode_record(&bytes);
+        for record in &decoded.records {
+            let detail = |name| detail(record, name).unwrap();
+            assert_eq!(*detail("record.revision"), Value::from("1.1"));
+            assert_eq!(*detail("record.severity"), Value::code(1, names::SEVERITIES));
+            assert_eq!(*detail("record.section_count"), Value::Number(2));
+            assert_eq!(*detail("record.time_precise"), Value::Flag(true));
+            assert!(matches!(detail("record.platform_id"), Value::Guid(Guid([0x11, ..]))));
+            assert!(matches!(detail("record.partition_id"), Value::Guid(Guid([0x22, ..]))));
+            assert_eq!(*detail("record.notification"), Value::from("MCE: machine check exception"));
+            assert_eq!(*detail("record.record_id"), Value::Hex(0x77));
+            assert_eq!(*detail("record.flags.2"), Value::from(String::from("bit 3")));
+            assert_eq!(*detail("record.persistence_information"), Value::Hex(9));
+            assert!(
+                record.flags.previous_boot && record.flags.simulated && !record.flags.recovered
+            );
+        }
+        let [memory, other] = decoded.records.as_slice() else { panic!("{decoded:?}") };
+        assert!(memory.flags.threshold_exceeded && memory.flags.overflow);
+        assert!(!other.flags.threshold_exceeded && !other.flags.overflow);
+        assert_eq!(detail(memory, "section.flags.0"), Some(&Value::from("primary")));
+        assert!(
+            memory
+                .severity_reason
+                .ends_with("(2, threshold exceeded, overflow, of a previous boot, simulated)")
+        );
     }
 
     #[test]

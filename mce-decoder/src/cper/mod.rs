@@ -13,16 +13,22 @@ pub mod header;
 pub mod section;
 pub mod status_block;
 
+mod names;
 mod timestamp;
 
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use ras_core::{ErrorRecord, ErrorSource, Guid, Problem, ProblemKind, Severity};
+use ras_core::{
+    Detail, Details, ErrorRecord, ErrorSource, Guid, Problem, ProblemKind, Severity, Value,
+};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
+use crate::{Decoded, layout};
+
 pub use self::header::decode_record;
+pub(crate) use self::section::kernel_machine_check;
 pub use self::status_block::decode_status_block;
 
 /// Sections taken from one record. The specifications set no limit; real records have fewer than
@@ -37,18 +43,41 @@ pub(crate) fn decode_section(
     fru: Option<String>,
     body: &[u8],
 ) -> ErrorRecord {
-    section::decode(&section::Section {
+    section::decode(section::Section {
         source,
         time: None,
         section_type,
         severity,
+        revision: None,
         flags: 0,
         record_flags: 0,
         fru,
+        fru_id: None,
         offset: 0,
         length: body.len(),
         body,
     })
+}
+
+/// Decodes a Windows error packet that came by itself.
+pub(crate) fn decode_error_packet(packet: &[u8]) -> Decoded {
+    /// Where the two versions have their length and their severity.
+    const PLACES: [(usize, usize); 2] = [(8, 20), (8, 36)];
+    let (length, severity) = PLACES[usize::from(packet.starts_with(b"ErPt"))];
+    let length =
+        layout::number_at(packet, length, 4).and_then(|length| usize::try_from(length).ok());
+    let length = length.unwrap_or(usize::MAX).max(4);
+    let severity =
+        layout::number_at(packet, severity, 4).and_then(|number| u32::try_from(number).ok());
+    let body = packet.get(..length).unwrap_or(packet);
+    let source = ErrorSource::Whea;
+    let severity = severity.unwrap_or(u32::MAX);
+    let mut record = decode_section(source, section::ERROR_PACKET, severity, None, body);
+    if length > packet.len() {
+        let detail = "error packet is cut".into();
+        report(&mut record.problems, packet.len(), ProblemKind::Truncated, detail);
+    }
+    Decoded { consumed: body.len(), ..Decoded::from(record) }
 }
 
 /// Firmware's own grades. UEFI Specification, Appendix N, "Error Severity"; the status block has the
@@ -66,18 +95,30 @@ pub(crate) fn severity(number: u32) -> (Severity, &'static str) {
     }
 }
 
-/// The field-replaceable unit: its text, or else its id. Text is ASCII in a fixed field.
+/// Gives every record of a container what the container says, under `name`.
+fn attach(name: &'static str, details: Vec<Detail>, records: &mut [ErrorRecord]) {
+    if let [others @ .., last] = records {
+        for record in others {
+            record.details.add(name, Value::Group(details.clone()));
+        }
+        last.details.add(name, Value::Group(details));
+    }
+}
+
+/// The field-replaceable unit: its text, or else its id.
 fn fru(text: Option<&[u8]>, id: Option<[u8; 16]>) -> Option<String> {
-    let text: Option<String> = text.map(|bytes| {
-        let used = bytes.split(|byte| *byte == 0).next().unwrap_or_default().trim_ascii();
-        let shown = |byte: &u8| match byte {
-            0x20..=0x7e => char::from(*byte),
-            _ => char::REPLACEMENT_CHARACTER,
-        };
-        used.iter().map(shown).collect()
-    });
     let id = id.filter(|id| *id != [0; 16]).map(|id| format!("{}", Guid(id)));
-    text.filter(|text| !text.is_empty()).or(id)
+    text.map(self::text).filter(|text| !text.is_empty()).or(id)
+}
+
+/// ASCII in a fixed field, which a zero byte may end early.
+fn text(bytes: &[u8]) -> String {
+    let used = bytes.split(|byte| *byte == 0).next().unwrap_or_default().trim_ascii();
+    let shown = |byte: &u8| match byte {
+        0x20..=0x7e => char::from(*byte),
+        _ => char::REPLACEMENT_CHARACTER,
+    };
+    used.iter().map(shown).collect()
 }
 
 /// The fixed structure at `offset`, if all of it is there.
@@ -97,7 +138,6 @@ fn size(value: zerocopy::little_endian::U32) -> usize {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::Decoded;
     use alloc::vec;
     use proptest::prelude::*;
 

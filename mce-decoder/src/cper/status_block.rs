@@ -5,13 +5,16 @@ use alloc::vec::Vec;
 use core::mem::{offset_of, size_of};
 
 use bitfield_struct::bitfield;
-use ras_core::{ErrorSource, Guid, ProblemKind as Kind};
+use ras_core::{
+    Detail, Details, ErrorClass, ErrorRecord, ErrorSource, Guid, ProblemKind as Kind, Raw, Value,
+};
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-use super::section::{self, Section};
-use super::{SECTIONS_MAX, fru, read, report, size, timestamp};
+use super::section::{self, RAW_BYTES_MAX, Section};
+use super::{SECTIONS_MAX, attach, fru, names, read, report, severity, size, timestamp};
 use crate::Decoded;
+use crate::mca::phrase;
 
 /// ACPI Specification, "Generic Error Status Block".
 #[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable, Unaligned)]
@@ -110,8 +113,10 @@ pub fn decode_status_block(input: &[u8]) -> Decoded {
         report(&mut decoded.problems, input.len(), Kind::Truncated, detail);
     }
     decoded.consumed = block_end.min(input.len());
+    let whole = input;
     let input = &input[..data_end.min(input.len())];
 
+    let raw_data = raw_data(&block, whole, &mut decoded);
     let mut offset = HEADER;
     let mut walked = 0;
     while offset < input.len() {
@@ -120,13 +125,15 @@ pub fn decode_status_block(input: &[u8]) -> Decoded {
             report(&mut decoded.problems, offset, Kind::Limit, detail);
             break;
         }
-        let Some((section, next)) = entry(input, offset, &mut decoded) else { break };
-        let record = section::decode(&section);
+        let Some((section, time_details, next)) = entry(input, offset, &mut decoded) else { break };
+        let mut record = section::decode(section);
+        record.details.extend(time_details);
         decoded.problems.extend(record.problems.iter().cloned());
         decoded.records.push(record);
         offset = next;
         walked += 1;
     }
+    section::identify_processor(&mut decoded.records);
 
     let announced = BlockStatus::from_bits(block.block_status.get()).entry_count();
     if usize::from(announced) != walked {
@@ -138,7 +145,61 @@ pub fn decode_status_block(input: &[u8]) -> Decoded {
             format!("{announced} entries announced, {walked} found"),
         );
     }
+    // A block of raw data only is a report too, if one that nobody but its maker can read.
+    if walked == 0 && !raw_data.is_empty() {
+        let (severity, rule) = severity(block.error_severity.get());
+        decoded.records.push(ErrorRecord {
+            class: ErrorClass::Unknown,
+            severity,
+            severity_reason: format!("{rule} ({})", block.error_severity.get()),
+            summary: format!("error with raw data only, {}", phrase(severity)),
+            raw: Raw::Bytes(raw_data.into()),
+            ..ErrorRecord::new(ErrorSource::ApeiStatusBlock)
+        });
+    } else if let [first, ..] = decoded.records.as_mut_slice()
+        && !raw_data.is_empty()
+    {
+        // It belongs to no entry, and is kept once.
+        first.details.add("raw_data", Value::Bytes(raw_data.into()));
+    }
+    attach("status_block", details(&block), &mut decoded.records);
     decoded
+}
+
+/// What the block says of all its entries.
+fn details(block: &StatusBlock) -> Vec<Detail> {
+    let status = block.block_status.get();
+    let mut details = Vec::with_capacity(4);
+    // The number of entries has a name of its own.
+    details.add("block_status", Value::flags((status & !ENTRY_COUNT).into(), BLOCK_STATUS));
+    details.add("entry_count", BlockStatus::from_bits(status).entry_count());
+    details.add("severity", Value::code(block.error_severity.get().into(), names::SEVERITIES));
+    details
+}
+
+/// Bits 13:4 of the block status.
+const ENTRY_COUNT: u32 = 0x3ff << 4;
+
+/// ACPI Specification, "Generic Error Status Block", Block Status.
+const BLOCK_STATUS: &[(u32, &str)] = &[
+    (0, "uncorrectable error"),
+    (1, "corrected error"),
+    (2, "several uncorrectable errors"),
+    (3, "several corrected errors"),
+];
+
+/// The raw data that goes with the block, as far as it is there and is kept.
+fn raw_data<'a>(block: &StatusBlock, input: &'a [u8], decoded: &mut Decoded) -> &'a [u8] {
+    let (start, length) = (size(block.raw_data_offset), size(block.raw_data_length));
+    let data = input.get(start..).unwrap_or_default();
+    let data = data.get(..length).unwrap_or(data);
+    data.get(..RAW_BYTES_MAX).map_or(data, |kept| {
+        if kept.len() < data.len() {
+            let detail = format!("raw data of {length} bytes, the first {RAW_BYTES_MAX} are kept");
+            report(&mut decoded.problems, start + RAW_BYTES_MAX, Kind::Limit, detail);
+        }
+        kept
+    })
 }
 
 /// The entry at `offset`, and where the next one begins: always further on.
@@ -146,7 +207,7 @@ fn entry<'a>(
     input: &'a [u8],
     offset: usize,
     decoded: &mut Decoded,
-) -> Option<(Section<'a>, usize)> {
+) -> Option<(Section<'a>, Option<Detail>, usize)> {
     let cut = |problems: &mut Vec<_>| {
         report(problems, input.len(), Kind::Truncated, "data entry is cut".into());
     };
@@ -154,24 +215,16 @@ fn entry<'a>(
         cut(&mut decoded.problems);
         return None;
     };
-    let mut time = None;
+    let (mut time, mut time_details) = (None, None);
     let mut body_start = offset + size_of::<DataEntry>();
     if entry.revision.get() >> 8 >= 3 {
         let Some(extended) = read::<DataEntryV3>(input, offset) else {
             cut(&mut decoded.problems);
             return None;
         };
-        if entry.validation_bits & 4 != 0 {
-            time = timestamp::parse(extended.timestamp);
-            if time.is_none() {
-                report(
-                    &mut decoded.problems,
-                    body_start,
-                    Kind::Malformed,
-                    "timestamp is no date from 1970 to 2554".into(),
-                );
-            }
-        }
+        let valid = entry.validation_bits & 4 != 0;
+        (time, time_details) =
+            timestamp::read(valid, extended.timestamp, body_start, &mut decoded.problems);
         body_start = offset + size_of::<DataEntryV3>();
     }
     let length = size(entry.error_data_length);
@@ -182,23 +235,26 @@ fn entry<'a>(
         time,
         section_type: Guid(entry.section_type),
         severity: entry.error_severity.get(),
+        revision: Some(entry.revision.get()),
         flags: entry.flags.into(),
         record_flags: 0,
         fru: fru(
             (valid & 2 != 0).then_some(entry.fru_text.as_slice()),
             (valid & 1 != 0).then_some(entry.fru_id),
         ),
+        fru_id: (valid & 1 != 0).then_some(Guid(entry.fru_id)),
         offset: body_start,
         length,
         body: input.get(body_start..body_end).unwrap_or_default(),
     };
-    Some((section, body_end))
+    Some((section, time_details, body_end))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cper::section::memory::SECTION_TYPE;
+    use crate::cper::section::tests::detail;
     use alloc::vec;
     use ras_core::{ErrorClass, Severity, Timestamp};
 
@@ -266,6 +322,25 @@ mod tests {
         let decoded = decode_status_block(&bytes);
         assert_eq!((decoded.consumed, decoded.records.len()), (length + 32, 1));
         assert_eq!(decoded.problems, []);
+        let record = &decoded.records[0];
+        assert_eq!(detail(record, "raw_data"), Some(&Value::Bytes(vec![0xaa; 32])));
+        assert_eq!(detail(record, "status_block.entry_count"), Some(&Value::Number(1)));
+        assert_eq!(
+            detail(record, "status_block.block_status"),
+            Some(&Value::List(vec![Value::from("corrected error")]))
+        );
+    }
+
+    #[test]
+    fn raw_data_alone_is_a_report() {
+        let words = [1u32, 20, 8, 0, 1];
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.extend([0xaa; 8]);
+        let decoded = decode_status_block(&bytes);
+        assert_eq!((decoded.consumed, decoded.problems.len()), (28, 0));
+        let [record] = decoded.records.as_slice() else { panic!("{decoded:?}") };
+        assert_eq!((record.severity, &record.raw), (Severity::Fatal, &Raw::Bytes(vec![0xaa; 8])));
+        assert_eq!(record.summary, "error with raw data only, fatal");
     }
 
     #[test]

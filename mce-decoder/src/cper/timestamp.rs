@@ -7,12 +7,40 @@
 //! Windows writes the same fields as plain binary numbers. The century tells the two apart: 20 is
 //! `0x20` or `0x14`, and no error was recorded in the 1300s.
 
-use ras_core::Timestamp;
+use alloc::borrow::Cow;
+use alloc::vec::Vec;
+
+use ras_core::{Detail, Problem, ProblemKind, Timestamp, Value};
+
+use super::report;
+
+/// The time of a field at `offset` of the input, if its container says that it is valid, and what
+/// else there is to say of it: whether it is precise, or the bytes where they are no date.
+pub(super) fn read(
+    valid: bool,
+    bytes: [u8; 8],
+    offset: usize,
+    problems: &mut Vec<Problem>,
+) -> (Option<Timestamp>, Option<Detail>) {
+    if !valid {
+        return (None, None);
+    }
+    let time = parse(bytes);
+    let (name, value) = match time {
+        Some(_) => ("time_precise", Value::Flag(bytes[3] & 1 == 1)),
+        None => {
+            let detail = "timestamp is no date from 1970 to 2554".into();
+            report(problems, offset, ProblemKind::Malformed, detail);
+            ("timestamp", Value::Bytes(bytes.into()))
+        }
+    };
+    (time, Some(Detail { name: Cow::Borrowed(name), value }))
+}
 
 use crate::date::civil;
 
 /// The time in `bytes`; `None` where it is no date, or outside of what [`Timestamp`] can hold.
-pub(super) fn parse(bytes: [u8; 8]) -> Option<Timestamp> {
+fn parse(bytes: [u8; 8]) -> Option<Timestamp> {
     let [second, minute, hour, _flags, day, month, year, century] = bytes;
     let decimal = if (0x13..=0x15).contains(&century) { binary } else { decimal };
     let year = decimal(century)? * 100 + decimal(year)?;

@@ -2,8 +2,9 @@
 
 use ras_core::{AddressMode, ErrorAddress, McaRegisters, PAGE_SHIFT, PhysAddr};
 
-use super::status::{AmdStatus, CpuSignature, MciMisc, MciStatus};
-use super::{BankKind, FIRMWARE_FIRST_BANK, bank_kind, has_recovery, is_amd};
+use super::status::{AmdStatus, McaConfig, MciMisc, MciStatus};
+use super::{FIRMWARE_FIRST_BANK, has_recovery, is_amd, is_software_bank};
+use crate::vendor::amd::{self, BankKind};
 
 /// No x86 processor has more physical address bits. SDM vol. 1, "Physical Address Space".
 const PHYSICAL_BITS_MAX: u32 = 52;
@@ -14,7 +15,7 @@ const LINE_SHIFT: u8 = 6;
 /// The address in `registers`, if there is a valid one.
 pub(super) fn error_address(registers: &McaRegisters) -> Option<ErrorAddress> {
     let status = MciStatus::from_bits(registers.status);
-    if !status.val() || !status.addrv() {
+    if !status.val() || !status.addrv() || is_software_bank(registers) {
         return None;
     }
     Some(if registers.bank == FIRMWARE_FIRST_BANK {
@@ -60,8 +61,14 @@ fn intel(registers: &McaRegisters) -> ErrorAddress {
 /// are bank-specific. (Linux' `amd_mce_usable_address` has the same rules.)
 fn amd(registers: &McaRegisters) -> ErrorAddress {
     let status = AmdStatus::from_bits(registers.status);
-    let kind = bank_kind(registers);
-    let mode = match kind {
+    let config = McaConfig::from_bits(registers.config);
+    let mode = match amd::bank_kind(registers) {
+        // Newer processors say so: `MCA_CONFIG` bit 11 makes bit 54 of the status a flag.
+        BankKind::Umc | BankKind::Other
+            if config.physical_address_supported() && status.physical_address() =>
+        {
+            AddressMode::Physical
+        }
         BankKind::Umc => AddressMode::Memory,
         BankKind::NorthbridgeDram => AddressMode::Physical,
         // In the northbridge bank bit 43 is no poison bit.
@@ -70,19 +77,21 @@ fn amd(registers: &McaRegisters) -> ErrorAddress {
         BankKind::Other => AddressMode::Generic,
     };
     let unstated = if mode == AddressMode::Generic { 0 } else { LINE_SHIFT };
-    if CpuSignature::from_bits(registers.cpuid).family() < 0x17 {
+    if !amd::is_scalable(registers) {
         return address(registers.addr, unstated, mode);
     }
-    // Family 17h and later: the granularity is in ADDR[61:56], or, on processors with
-    // `MCA_CONFIG[McaLsbInStatusSupported]`, in STATUS[29:24]; the other field is reserved as
-    // zero. Linux removes ADDR[61:56] before it traces: then it is taken to be a line.
+    // The granularity is in ADDR[61:56], or, on processors with
+    // `MCA_CONFIG[McaLsbInStatusSupported]`, in STATUS[29:24], and the address is a bit longer then.
+    // Where CONFIG was not captured, the other field is taken to be reserved as zero. Linux removes
+    // ADDR[61:56] before it traces: then it is taken to be a line.
     let in_address = (registers.addr >> 56).to_le_bytes()[0] & 0x3f;
-    let lsb = match (in_address, status.addr_lsb()) {
-        (0, 0) => unstated,
-        (0, in_status) => in_status,
-        (in_address, _) => in_address,
+    let (lsb, bits) = match (config.is_known(), in_address, status.addr_lsb()) {
+        (true, _, in_status) if config.lsb_in_status_supported() => (in_status, 57),
+        (false, 0, in_status) => (in_status, 56),
+        (_, in_address, _) => (in_address, 56),
     };
-    address(registers.addr & ((1 << 56) - 1), lsb, mode)
+    let lsb = if lsb == 0 { unstated } else { lsb };
+    address(registers.addr & ((1 << bits) - 1), lsb, mode)
 }
 
 fn address(addr: u64, lsb: u8, mode: AddressMode) -> ErrorAddress {
@@ -144,9 +153,17 @@ mod tests {
             Some((0x66_7fa2_6000, 12, Physical)),
         );
         check(
-            &McaRegisters { status: poison.status | 9 << 24, ..poison },
+            &McaRegisters { status: poison.status | 9 << 24, ..poison.clone() },
             Some((0x66_7fa2_6400, 9, Physical)),
         );
+        let known = |config, status| McaRegisters { config, status, ..poison.clone() };
+        let line = poison.status | 6 << 24;
+        let high = |config| McaRegisters { addr: 0x0d00_0066_7fa2_6444, ..known(config, line) };
+        check(&high(0x1), Some((0x66_7fa2_6000, 13, Physical)));
+        check(&high(0x101), Some((0x66_7fa2_6440, 6, Physical)));
+        let told = McaRegisters { config: 0x901, status: umc.status | 1 << 54, ..umc.clone() };
+        check(&told, Some((0x66_7fa2_6440, 6, Physical)));
+        check(&McaRegisters { config: 0x101, ..told }, Some((0x66_7fa2_6440, 6, Memory)));
         let northbridge = McaRegisters {
             cpuid: 0x100f43,
             bank: 4,

@@ -207,6 +207,8 @@ impl ErrorCode {
     #[must_use]
     pub const fn from_amd(error_code: u16) -> Self {
         match Self::from_mcacod(error_code) {
+            // `0000 01UU 0000 0000`: nothing but UU may be set.
+            Self::InternalUnclassified(low) if low & 0xff != 0 => Self::Unknown(error_code),
             code @ (Self::NoError
             | Self::Tlb { .. }
             | Self::CacheHierarchy { .. }

@@ -2,10 +2,11 @@
 //! second can be looked through.
 
 use arrayvec::ArrayVec;
-use ras_core::{Detail, Details, DimmLocation, ErrorClass, Value};
+use ras_core::{Detail, Details, DimmLocation, ErrorClass, PciAddress, Value};
 
-/// Facts kept of one bank. The richest decoder (memory controllers with retry registers) has a dozen.
-pub const FACTS_MAX: usize = 24;
+/// Facts kept of one bank. The richest, a scalable-MCA memory controller with every register valid, has
+/// 27; a test beside its decoder counts them.
+pub const FACTS_MAX: usize = 28;
 
 /// What a model decoder adds to the architectural meaning of a bank. All of it is optional.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -24,6 +25,8 @@ pub struct Findings {
     pub channel: Option<u8>,
     /// The module, and the cells in it.
     pub dimm: DimmLocation,
+    /// The PCI function it concerns.
+    pub pci: Option<PciAddress>,
     facts: ArrayVec<(&'static str, Fact), FACTS_MAX>,
 }
 

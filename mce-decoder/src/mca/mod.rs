@@ -19,13 +19,16 @@ use ras_core::{
 };
 
 use self::error_code::ErrorCode;
-use self::findings::Findings;
-use self::status::{AmdStatus, CpuSignature, McaIpid, McgCap, MciStatus};
-use crate::vendor;
+use self::findings::{Fact, Findings};
+use self::status::{AmdStatus, CpuSignature, McgCap, MciStatus};
+use crate::vendor::{self, amd};
 
 /// The bank number Linux uses for errors that firmware reported (APEI): it has no registers, the
 /// kernel makes them up from the firmware's record.
 pub const FIRMWARE_FIRST_BANK: u8 = 255;
+
+/// Banks from this one up are no hardware's: Linux numbers its own events there.
+pub(crate) const SOFTWARE_BANKS: u8 = 128;
 
 /// What the registers themselves don't say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -60,9 +63,21 @@ pub struct Explanation {
 /// Explains one bank. Never fails, never allocates.
 ///
 /// An `mcg_cap` of zero means that the source did not capture the register; Intel's and Zhaoxin's
-/// processors are then taken to have software recovery, as all their servers since 2010 do.
+/// processors are then taken to have software recovery and to count corrected errors, as all their
+/// servers since 2010 do, unless their model is known to be older than that.
 #[must_use]
 pub fn explain(registers: &McaRegisters) -> Explanation {
+    match amd::deferred_alone(registers) {
+        Some(deferred) => {
+            let mut explanation = explain_status(&deferred);
+            explanation.findings.add("logged_in", Fact::Text("destat"));
+            explanation
+        }
+        None => explain_status(registers),
+    }
+}
+
+fn explain_status(registers: &McaRegisters) -> Explanation {
     let (severity, rule) = severity::grade(registers);
     let code = error_code(registers);
     let mut findings = Findings::default();
@@ -76,7 +91,7 @@ pub fn explain(registers: &McaRegisters) -> Explanation {
         severity,
         rule,
         code,
-        class: findings.class.unwrap_or_else(|| class(registers, code)),
+        class: class(registers, code, &findings),
         address: address::error_address(registers),
         count: corrected_count(registers),
         findings,
@@ -89,6 +104,8 @@ pub fn decode(registers: &McaRegisters, context: Context) -> ErrorRecord {
     let explanation = explain(registers);
     let firmware_first = registers.bank == FIRMWARE_FIRST_BANK;
     let Explanation { severity, rule, code, class, address, count, findings } = &explanation;
+    let deferred = amd::deferred_alone(registers);
+    let logged = deferred.as_ref().unwrap_or(registers);
     // The CPU that took a firmware interrupt has nothing to do with the error.
     let location = match firmware_first {
         true => Location::default(),
@@ -98,7 +115,8 @@ pub fn decode(registers: &McaRegisters, context: Context) -> ErrorRecord {
             imc: findings.imc,
             channel: findings.channel.or(code.channel()),
             dimm: findings.dimm,
-            ..Location::default()
+            fru: amd::fru_text(registers),
+            pci: findings.pci,
         },
     };
     let mut record = ErrorRecord {
@@ -109,7 +127,7 @@ pub fn decode(registers: &McaRegisters, context: Context) -> ErrorRecord {
         address: *address,
         count: *count,
         location,
-        summary: summary(registers, &explanation),
+        summary: summary(logged, &explanation),
         raw: Raw::Mca(registers.clone()),
         problems: problems(registers),
         ..ErrorRecord::new(ErrorSource::MceRecord)
@@ -117,7 +135,7 @@ pub fn decode(registers: &McaRegisters, context: Context) -> ErrorRecord {
     let reason = &mut record.severity_reason;
     reason.push_str(rule);
     reason.push_str(" [");
-    severity::flags(registers, reason);
+    severity::flags(logged, reason);
     reason.push(']');
     if !firmware_first {
         record.details.reserve(findings.facts().len() + 4);
@@ -184,41 +202,15 @@ const fn address_kind(mode: AddressMode) -> &'static str {
     }
 }
 
-/// What a bank belongs to, as far as the meaning of its codes depends on it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum BankKind {
-    /// AMD family 17h and later: a unified memory controller.
-    Umc,
-    /// AMD before family 17h: a DRAM error in the northbridge bank.
-    NorthbridgeDram,
-    /// AMD before family 17h: any other error in the northbridge bank.
-    Northbridge,
-    /// Anything else.
-    Other,
-}
-
-fn bank_kind(registers: &McaRegisters) -> BankKind {
-    let family = CpuSignature::from_bits(registers.cpuid).family();
-    let ipid = McaIpid::from_bits(registers.ipid);
-    if !is_amd(registers.vendor) {
-        BankKind::Other
-    } else if family >= 0x17 && ipid.hardware_id() == 0x96 && ipid.mca_type() <= 1 {
-        BankKind::Umc
-    } else if (0x0f..0x17).contains(&family) && registers.bank == 4 {
-        // Five bits from family 15h on, four before; family 11h corrects nothing here.
-        let mask = if family < 0x15 { 0x0f } else { 0x1f };
-        let extended = AmdStatus::from_bits(registers.status).error_code_ext() & mask;
-        match extended {
-            0 | 8 if family != 0x11 => BankKind::NorthbridgeDram,
-            _ => BankKind::Northbridge,
-        }
-    } else {
-        BankKind::Other
-    }
-}
-
 const fn is_amd(vendor: CpuVendor) -> bool {
     matches!(vendor, CpuVendor::Amd | CpuVendor::Hygon)
+}
+
+/// A bank that Linux made up to log an event of its own, such as a processor that got too hot.
+const fn is_software_bank(registers: &McaRegisters) -> bool {
+    is_intel(registers.vendor)
+        && registers.bank >= SOFTWARE_BANKS
+        && registers.bank != FIRMWARE_FIRST_BANK
 }
 
 const fn is_intel(vendor: CpuVendor) -> bool {
@@ -228,36 +220,45 @@ const fn is_intel(vendor: CpuVendor) -> bool {
 /// Whether S, AR and the address part of MISC have their architectural meaning.
 fn has_recovery(registers: &McaRegisters) -> bool {
     let cap = McgCap::from_bits(registers.mcg_cap);
-    cap.ser_p() || (!cap.is_known() && is_intel(registers.vendor))
+    let cpu = CpuSignature::from_bits(registers.cpuid);
+    let is_older = registers.vendor == CpuVendor::Intel && vendor::intel::predates_recovery(cpu);
+    cap.ser_p() || (!cap.is_known() && is_intel(registers.vendor) && !is_older)
+}
+
+/// Whether bits 52:38 of the status count corrected errors.
+fn has_count(registers: &McaRegisters) -> bool {
+    let cap = McgCap::from_bits(registers.mcg_cap);
+    let cpu = CpuSignature::from_bits(registers.cpuid);
+    let is_older = registers.vendor == CpuVendor::Intel && vendor::intel::predates_count(cpu);
+    cap.cmci_p() || (!cap.is_known() && is_intel(registers.vendor) && !is_older)
 }
 
 fn error_code(registers: &McaRegisters) -> ErrorCode {
     let mcacod = MciStatus::from_bits(registers.status).mcacod();
-    // Linux uses an Intel code for firmware's errors on every processor.
-    if is_amd(registers.vendor) && registers.bank != FIRMWARE_FIRST_BANK {
+    // Linux uses an Intel code for firmware's errors on every processor. On Intel's, the status of
+    // its other software-defined banks is another register's.
+    if is_software_bank(registers) {
+        ErrorCode::NoError
+    } else if is_amd(registers.vendor) && registers.bank != FIRMWARE_FIRST_BANK {
         ErrorCode::from_amd(mcacod)
     } else {
         ErrorCode::from_mcacod(mcacod)
     }
 }
 
-fn class(registers: &McaRegisters, code: ErrorCode) -> ErrorClass {
-    match bank_kind(registers) {
-        _ if registers.bank == FIRMWARE_FIRST_BANK => ErrorClass::Memory,
-        BankKind::NorthbridgeDram | BankKind::Umc => ErrorClass::Memory,
-        _ => code.class(),
+fn class(registers: &McaRegisters, code: ErrorCode, findings: &Findings) -> ErrorClass {
+    match registers.bank {
+        FIRMWARE_FIRST_BANK => ErrorClass::Memory,
+        _ => findings.class.unwrap_or(code.class()),
     }
 }
 
 /// What went wrong, for a bank no model decoder had words for.
 fn subject(registers: &McaRegisters, code: ErrorCode, text: &mut String) {
     let extended = AmdStatus::from_bits(registers.status).error_code_ext();
-    let _ = match bank_kind(registers) {
-        BankKind::NorthbridgeDram => write!(text, "DRAM ECC error at the northbridge"),
-        BankKind::Umc if extended == 0 => write!(text, "DRAM ECC error at the memory controller"),
-        BankKind::Umc => write!(text, "memory controller error, extended code {extended}, {code}"),
-        _ if is_amd(registers.vendor) => write!(text, "{code}, extended code {extended}"),
-        _ => write!(text, "{code}"),
+    let _ = match is_amd(registers.vendor) {
+        true => write!(text, "{code}, extended code {extended}"),
+        false => write!(text, "{code}"),
     };
 }
 
@@ -265,10 +266,9 @@ fn subject(registers: &McaRegisters, code: ErrorCode, text: &mut String) {
 /// Zhaoxin. AMD uses the bits otherwise and counts in MISC, from a start value nobody records.
 fn corrected_count(registers: &McaRegisters) -> u32 {
     let status = MciStatus::from_bits(registers.status);
-    let cap = McgCap::from_bits(registers.mcg_cap);
     let counted = is_intel(registers.vendor)
         && registers.bank != FIRMWARE_FIRST_BANK
-        && (cap.cmci_p() || !cap.is_known())
+        && has_count(registers)
         && status.val()
         && !status.uc();
     if counted { u32::from(status.corrected_count()).max(1) } else { 1 }
@@ -367,7 +367,7 @@ pub(crate) mod tests {
         assert_eq!(record.pages(), None, "a normalized address names no page");
         assert_eq!(
             record.summary,
-            "DRAM ECC error at the memory controller, corrected, bank 9, at the memory's own address 0x123456000"
+            "memory controller: DRAM ECC error, corrected, bank 9, at the memory's own address 0x123456000"
         );
     }
 

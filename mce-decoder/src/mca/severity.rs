@@ -11,12 +11,14 @@ use ras_core::{CpuVendor, McaRegisters, Severity};
 
 use super::error_code::ErrorCode;
 use super::status::{AmdStatus, CpuSignature, McgCap, McgStatus, MciStatus};
-use super::{FIRMWARE_FIRST_BANK, has_recovery, is_amd};
+use super::{FIRMWARE_FIRST_BANK, has_recovery, is_amd, is_software_bank};
 
 /// Grades the error in `registers`, and names the rule.
 pub(super) fn grade(registers: &McaRegisters) -> (Severity, &'static str) {
     let status = MciStatus::from_bits(registers.status);
-    if !status.val() {
+    if is_software_bank(registers) {
+        (Severity::Informational, "an event that the operating system logged as a bank of its own")
+    } else if !status.val() {
         (Severity::Informational, "the bank holds no valid error")
     } else if registers.bank == FIRMWARE_FIRST_BANK {
         firmware_first(status)
@@ -41,6 +43,13 @@ fn firmware_first(status: MciStatus) -> (Severity, &'static str) {
 /// `MCG_CAP` goes.
 fn intel(registers: &McaRegisters) -> (Severity, &'static str) {
     let status = MciStatus::from_bits(registers.status);
+    let spurious = is_spurious(registers);
+    if spurious && (status.pcc() || status.ar()) {
+        return (
+            Severity::Ucna,
+            "uncorrected, but not what signalled this machine check (UC=1 EN=0 OVER=0 MCIP=1)",
+        );
+    }
     if status.pcc() {
         return (Severity::Fatal, "the processor's context is corrupt (PCC=1)");
     }
@@ -56,6 +65,7 @@ fn intel(registers: &McaRegisters) -> (Severity, &'static str) {
         return intel_without_recovery(registers);
     }
     if status.s()
+        && !spurious
         && let Some(rule) = lost_context(registers)
     {
         return (Severity::Fatal, rule);
@@ -109,9 +119,19 @@ fn action_required(registers: &McaRegisters) -> (Severity, &'static str) {
     }
 }
 
-/// Without `MCG_SER_P` there is no S, no AR and no promise that nobody consumed the data. The SDM
-/// lets software continue only where the program can be restarted, so: by #MC and restartable is
-/// taken as consumed, by #MC otherwise as fatal; found by polling, it interrupted nobody.
+/// An error that was not enabled for reporting is never the source of a machine check: the handler
+/// logs it and looks on. Outside of the handler (MCIP=0), EN has no meaning; nor has it for errors
+/// that ask for no action. SDM vol. 3B, "Machine-Check Exception Handler for Error Recovery" and
+/// "UCR Error Classification", of processors with software recovery.
+fn is_spurious(registers: &McaRegisters) -> bool {
+    let status = MciStatus::from_bits(registers.status);
+    let mcg = McgStatus::from_bits(registers.mcg_status);
+    has_recovery(registers) && mcg.mcip() && status.uc() && !status.en() && !status.over()
+}
+
+/// Without `MCG_SER_P` there is no S, no AR and no promise that nobody consumed the data. By #MC, the
+/// SDM lets software do nothing but reset the system (same section); found by polling, the error
+/// interrupted nobody. (Linux kills the interrupted process where that is enough.)
 fn intel_without_recovery(registers: &McaRegisters) -> (Severity, &'static str) {
     let status = MciStatus::from_bits(registers.status);
     let mcg = McgStatus::from_bits(registers.mcg_status);
@@ -120,22 +140,18 @@ fn intel_without_recovery(registers: &McaRegisters) -> (Severity, &'static str) 
             Severity::Fatal,
             "uncorrected, errors were lost, no software recovery (UC=1 OVER=1 SER_P=0)",
         )
-    } else if !mcg.mcip() {
+    } else if mcg.mcip() {
+        (Severity::Fatal, "uncorrected, signalled, no software recovery (UC=1 MCIP=1 SER_P=0)")
+    } else {
         (
             Severity::Ucna,
             "uncorrected, found by polling, no software recovery (UC=1 MCIP=0 SER_P=0)",
         )
-    } else if mcg.ripv() {
-        (
-            Severity::Srar,
-            "uncorrected, signalled, restartable, no software recovery (UC=1 RIPV=1 SER_P=0)",
-        )
-    } else {
-        (Severity::Fatal, "uncorrected and not restartable (UC=1 RIPV=0 SER_P=0)")
     }
 }
 
-/// APM vol. 2, "Machine Check Error Handling": PCC, then deferred, then uncorrected.
+/// APM vol. 2, "Machine Check Error Handling": PCC, then deferred, then uncorrected. EN is not asked:
+/// it says whether the error was signalled, not what it did.
 fn amd(registers: &McaRegisters) -> (Severity, &'static str) {
     let status = AmdStatus::from_bits(registers.status);
     let family = CpuSignature::from_bits(registers.cpuid).family();
@@ -156,6 +172,11 @@ fn amd(registers: &McaRegisters) -> (Severity, &'static str) {
     if let Some(rule) = lost_context(registers) {
         return (Severity::Fatal, rule);
     }
+    // The thread must be terminated, whatever RIPV says; the kernel can't terminate itself.
+    let mcip = McgStatus::from_bits(registers.mcg_status).mcip();
+    if status.tcc() && mcip && is_in_kernel(registers) {
+        return (Severity::Fatal, "the kernel was interrupted and its context is corrupt (TCC=1)");
+    }
     match (status.poison(), status.tcc()) {
         (true, _) => (Severity::Srar, "the running thread consumed poisoned data (UC=1 POISON=1)"),
         (_, true) => (Severity::Srar, "the running thread's context is corrupt (UC=1 TCC=1)"),
@@ -169,15 +190,20 @@ fn lost_context(registers: &McaRegisters) -> Option<&'static str> {
     if !mcg.mcip() || mcg.ripv() {
         return None;
     }
-    // A code selector is never null: zero means that it was not captured.
-    let in_kernel = registers.cs != 0 && registers.cs & 3 == 0;
     if !mcg.eipv() {
         Some("neither the restart nor the error instruction is known (RIPV=0 EIPV=0)")
-    } else if in_kernel {
+    } else if is_in_kernel(registers) {
         Some("the kernel was interrupted and can't be restarted (RIPV=0)")
     } else {
         None
     }
+}
+
+/// Whether the kernel was interrupted. A code selector is never null: zero means that it was not
+/// captured. Where a TDX guest was interrupted, the selector is its host's.
+const fn is_in_kernel(registers: &McaRegisters) -> bool {
+    let mcg = McgStatus::from_bits(registers.mcg_status);
+    registers.cs != 0 && registers.cs & 3 == 0 && !mcg.seam_nr()
 }
 
 /// MCACOD without F, the filtering bit.
@@ -228,6 +254,8 @@ pub(super) fn flags(registers: &McaRegisters, text: &mut String) {
         (mcg.ripv(), "RIPV"),
         (mcg.eipv(), "EIPV"),
         (mcg.mcip(), "MCIP"),
+        (!is_amd && mcg.lmce_s(), "LMCE_S"),
+        (!is_amd && mcg.seam_nr(), "SEAM_NR"),
         (!is_amd && cap.ser_p(), "SER_P"),
         (!is_amd && is_yellow(registers), "threshold yellow"),
     ];
@@ -297,10 +325,50 @@ mod tests {
     }
 
     #[test]
+    fn an_error_that_is_not_enabled_signals_nothing() {
+        let grade = |status, mcg_status, severity, rule: &str| {
+            check(&McaRegisters { mcg_status, ..intel(status) }, severity, rule);
+        };
+        grade(0xad80_0000_0000_0134, MCIP | EIPV, Severity::Ucna, "EN=0");
+        grade(0xae00_0000_0000_0134, MCIP | RIPV, Severity::Ucna, "EN=0");
+        grade(0xed80_0000_0000_0134, MCIP | EIPV, Severity::Fatal, "OVER=1");
+        grade(0xad80_0000_0000_0134, 0, Severity::Srar, "data load");
+        grade(0xae00_0000_0000_0134, 0, Severity::Fatal, "PCC=1");
+        grade(0xad00_0000_0000_017a, MCIP, Severity::Srao, "write-back");
+        grade(0xac00_0000_0000_0134, MCIP, Severity::Ucna, "not signalled");
+        grade(0x8c00_0000_0000_0134, MCIP | RIPV, Severity::Corrected, "UC=0");
+    }
+
+    #[test]
+    fn processors_older_than_recovery_have_none_where_nobody_said() {
+        for cpuid in [0x684, 0x6f4, 0xf44, 0x106a4] {
+            let old = McaRegisters { cpuid, mcg_cap: 0, ..intel(0xbd80_0000_0000_0134) };
+            check(
+                &McaRegisters { mcg_status: MCIP | RIPV, ..old.clone() },
+                Severity::Fatal,
+                "SER_P=0",
+            );
+            check(&old, Severity::Ucna, "polling");
+        }
+        let first = McaRegisters { cpuid: 0x206e4, mcg_cap: 0, ..intel(0xbd80_0000_0000_0134) };
+        check(&first, Severity::Srar, "data load");
+    }
+
+    #[test]
+    fn what_linux_logs_as_a_bank_is_no_error() {
+        let hot = McaRegisters { bank: 128, ..intel(0x8844_000f) };
+        check(&hot, Severity::Informational, "operating system");
+        let hot = McaRegisters { bank: 128, ..intel(0xbe00_0000_0000_0135) };
+        check(&hot, Severity::Informational, "operating system");
+    }
+
+    #[test]
     fn the_kernel_itself_was_interrupted() {
         let srar = McaRegisters { mcg_status: MCIP | EIPV, ..intel(0xbd80_0000_0000_0134) };
         check(&McaRegisters { cs: 0x10, ..srar.clone() }, Severity::Fatal, "kernel");
-        check(&McaRegisters { cs: 0x33, ..srar }, Severity::Srar, "data load");
+        check(&McaRegisters { cs: 0x33, ..srar.clone() }, Severity::Srar, "data load");
+        let guest = McaRegisters { cs: 0x10, mcg_status: MCIP | EIPV | 1 << 12, ..srar };
+        check(&guest, Severity::Srar, "SEAM_NR");
     }
 
     #[test]
@@ -311,8 +379,10 @@ mod tests {
         };
         grade(0x9c00_0000_0000_0090, 0, Severity::Corrected, "UC=0");
         grade(0xbe00_0000_0000_0090, MCIP, Severity::Fatal, "PCC=1");
-        grade(0xbc00_0000_0000_0090, MCIP | RIPV, Severity::Srar, "SER_P=0");
-        grade(0xbc00_0000_0000_0090, MCIP, Severity::Fatal, "not restartable");
+        grade(0xbc00_0000_0000_0090, MCIP | RIPV, Severity::Fatal, "no software recovery");
+        grade(0xbc00_0000_0000_0090, MCIP, Severity::Fatal, "no software recovery");
+        // EN matters to processors with recovery only.
+        grade(0xac00_0000_0000_0090, MCIP | RIPV, Severity::Fatal, "no software recovery");
         grade(0xbc00_0000_0000_0090, 0, Severity::Ucna, "polling");
         grade(0xfc00_0000_0000_0090, 0, Severity::Fatal, "OVER=1");
         // Bits 56:55 are model-specific there and must not be read as S and AR.
@@ -348,6 +418,10 @@ mod tests {
         check(&old, Severity::Fatal, "no software recovery");
         let lost = McaRegisters { mcg_status: MCIP, ..amd(0xbc20_0000_0001_0135) };
         check(&lost, Severity::Fatal, "RIPV=0 EIPV=0");
+        let tcc = McaRegisters { mcg_status: RIPV | MCIP, ..amd(0xbca0_0000_0001_0135) };
+        check(&McaRegisters { cs: 0x10, ..tcc.clone() }, Severity::Fatal, "its context is corrupt");
+        check(&McaRegisters { cs: 0x33, ..tcc.clone() }, Severity::Srar, "TCC=1");
+        check(&McaRegisters { cs: 0x10, mcg_status: RIPV, ..tcc }, Severity::Srar, "TCC=1");
         let hygon = McaRegisters { vendor: CpuVendor::Hygon, ..amd(0x9c20_1000_0001_011b) };
         check(&hygon, Severity::Deferred, "DEFERRED=1");
     }

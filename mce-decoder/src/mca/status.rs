@@ -25,7 +25,8 @@ pub struct McgCap {
     pub ext_cnt: u8,
     /// Software error recovery: S, AR and the address part of `IA32_MCi_MISC` are architectural.
     pub ser_p: bool,
-    __: bool,
+    /// Bit 37 of a bank's status says whether firmware may have changed it.
+    pub emc_p: bool,
     /// Firmware is told of errors first ("enhanced machine check architecture").
     pub elog_p: bool,
     /// Local machine checks.
@@ -55,7 +56,10 @@ pub struct McgStatus {
     pub mcip: bool,
     /// It was signalled to this logical processor only.
     pub lmce_s: bool,
-    #[bits(60)]
+    __: u8,
+    /// It hit a guest that runs under the TDX module (SEAM non-root mode).
+    pub seam_nr: bool,
+    #[bits(51)]
     __: u64,
 }
 
@@ -113,8 +117,17 @@ pub struct AmdStatus {
     /// Least significant valid bit of the address, where `MCA_CONFIG[McaLsbInStatusSupported]`.
     #[bits(6)]
     pub addr_lsb: u8,
-    #[bits(13)]
-    __: u16,
+    #[bits(2)]
+    __: u8,
+    /// The core the error belongs to, where `error_core_id_val`.
+    #[bits(6)]
+    pub error_core_id: u8,
+    #[bits(2)]
+    __: u8,
+    /// Found by a scrubber.
+    pub scrub: bool,
+    #[bits(2)]
+    __: u8,
     /// Poison: consumed data was marked bad earlier.
     pub poison: bool,
     /// Deferred: uncorrectable data was found and marked, nobody consumed it yet.
@@ -123,15 +136,18 @@ pub struct AmdStatus {
     pub uecc: bool,
     /// Corrected ECC error.
     pub cecc: bool,
-    #[bits(6)]
+    #[bits(5)]
     __: u8,
+    /// Transparent: logged on behalf of a unit that reported it elsewhere too.
+    pub transparent: bool,
     /// The syndrome register is valid.
     pub syndv: bool,
-    __: bool,
+    /// The address is a system physical one, where `MCA_CONFIG` has such a flag.
+    pub physical_address: bool,
     /// Task context corrupt: the running thread can't continue, others can.
     pub tcc: bool,
-    #[bits(1)]
-    __: u8,
+    /// The field of the core is valid.
+    pub error_core_id_val: bool,
     /// Processor context corrupt.
     pub pcc: bool,
     /// The address register is valid.
@@ -146,6 +162,134 @@ pub struct AmdStatus {
     pub over: bool,
     /// The register is valid.
     pub val: bool,
+}
+
+impl AmdStatus {
+    /// The bits that no other maker has: SCRUB, POISON, Deferred, UECC, CECC, Transparent, SYNDV,
+    /// the kind of address and TCC, where they are in the register.
+    #[must_use]
+    pub const fn flags(self) -> u64 {
+        self.into_bits() & (1 << 40 | 0b1111 << 43 | 0b1111 << 52)
+    }
+}
+
+/// `MCA_SYND` of a scalable-MCA bank. PPRs, "`MCA_SYND`".
+#[bitfield(u64)]
+#[derive(PartialEq, Eq)]
+pub struct McaSynd {
+    /// Where within the unit; its layout depends on the unit and the error.
+    #[bits(18)]
+    pub error_information: u32,
+    /// Valid bits of the syndrome.
+    #[bits(6)]
+    pub length: u8,
+    /// 2 corrected, 3 deferred, 4 uncorrected, 5 fatal.
+    #[bits(3)]
+    pub error_priority: u8,
+    __: bool,
+    /// 0 DRAM, 1 cache, 2 internal.
+    #[bits(4)]
+    pub syndrome_type: u8,
+    /// The syndrome.
+    pub syndrome: u32,
+}
+
+/// `MCA_CONFIG` of a scalable-MCA bank. APM vol. 2, "`MCA_CONFIG`"; PPRs of family 19h and later.
+#[bitfield(u64)]
+#[derive(PartialEq, Eq)]
+pub struct McaConfig {
+    /// The bank has the extensions of scalable MCA.
+    pub mca_x: bool,
+    /// Transparent errors can be logged.
+    pub transparent_logging_supported: bool,
+    /// Deferred errors can be logged.
+    pub deferred_logging_supported: bool,
+    #[bits(2)]
+    __: u8,
+    /// The interrupt of deferred errors can be chosen.
+    pub deferred_int_type_supported: bool,
+    #[bits(2)]
+    __: u8,
+    /// The address' granularity is in `MCA_STATUS[29:24]`, not in `MCA_ADDR[61:56]`.
+    pub lsb_in_status_supported: bool,
+    /// Firmware writes the name of the replaceable unit into `MCA_SYND1` and `MCA_SYND2`.
+    pub fru_text_in_mca: bool,
+    __: bool,
+    /// `MCA_STATUS[54]` says whether the address is a system physical one.
+    pub physical_address_supported: bool,
+    #[bits(20)]
+    __: u32,
+    /// Software acknowledged `mca_x`.
+    pub mca_x_enabled: bool,
+    /// Transparent errors are logged.
+    pub transparent_logging_enabled: bool,
+    /// Deferred errors are logged in `MCA_STATUS` too.
+    pub log_deferred_in_mca_stat: bool,
+    #[bits(2)]
+    __: u8,
+    /// 0 none, 1 APIC, 2 SMI.
+    #[bits(2)]
+    pub deferred_int_type: u8,
+    #[bits(25)]
+    __: u32,
+}
+
+impl McaConfig {
+    /// Whether the register was captured at all: its lowest bit is always set where it exists.
+    #[must_use]
+    pub const fn is_known(self) -> bool {
+        self.into_bits() != 0
+    }
+
+    /// The single bits of the register, where they are in it.
+    #[must_use]
+    pub const fn flags(self) -> u64 {
+        self.with_deferred_int_type(0).into_bits()
+    }
+}
+
+/// `MCA_MISC0` and, before family 17h, `MC4_MISC`: the error counter. APM vol. 2,
+/// "Machine-Check Miscellaneous-Error Information Register 0".
+#[bitfield(u64)]
+#[derive(PartialEq, Eq)]
+pub struct AmdMisc {
+    #[bits(24)]
+    __: u32,
+    /// Where further such registers are.
+    pub block_pointer: u8,
+    /// The counter; it overflows at 0xFFF.
+    #[bits(12)]
+    pub error_count: u16,
+    #[bits(4)]
+    __: u8,
+    /// The counter reached 0xFFF.
+    pub overflow: bool,
+    /// 0 none, 1 APIC, 2 SMI.
+    #[bits(2)]
+    pub interrupt_type: u8,
+    /// The counter counts.
+    pub counter_enabled: bool,
+    /// Entry of the local vector table, before family 17h.
+    #[bits(4)]
+    pub lvt_offset: u8,
+    #[bits(4)]
+    __: u8,
+    /// The counter can interrupt.
+    pub interrupt_supported: bool,
+    /// Firmware owns the counter.
+    pub locked: bool,
+    /// There is a counter.
+    pub counter_present: bool,
+    /// The register is valid.
+    pub valid: bool,
+}
+
+impl AmdMisc {
+    /// The single bits of the register, where they are in it.
+    #[must_use]
+    pub const fn flags(self) -> u64 {
+        self.into_bits() & (1 << 48 | 1 << 51 | 0b1111 << 60)
+    }
 }
 
 /// `IA32_MCi_MISC` of a processor with software error recovery. SDM vol. 3B, "`IA32_MCi_MISC` MSRs".
@@ -184,7 +328,7 @@ pub struct McaIpid {
 #[derive(PartialEq, Eq)]
 pub struct CpuSignature {
     #[bits(4)]
-    pub(super) stepping: u8,
+    pub(crate) stepping: u8,
     #[bits(4)]
     base_model: u8,
     #[bits(4)]
@@ -249,6 +393,23 @@ mod tests {
                 && amd.over()
                 && amd.val()
         );
+
+        let amd = AmdStatus::from_bits(1 << 56 | 1 << 54 | 1 << 52 | 1 << 40 | 0x2b << 32);
+        assert!(amd.error_core_id_val() && amd.physical_address() && amd.transparent());
+        assert!(amd.scrub() && !amd.syndv() && !amd.tcc());
+        assert_eq!(amd.error_core_id(), 0x2b);
+        let synd = McaSynd::from_bits(0x33fa_0100_1a80_0101);
+        assert_eq!((synd.syndrome(), synd.syndrome_type()), (0x33fa_0100, 1));
+        assert_eq!((synd.error_priority(), synd.length()), (2, 32));
+        assert_eq!(synd.error_information(), 0x101);
+        let config = McaConfig::from_bits(0x25_0000_0b25);
+        assert!(config.lsb_in_status_supported() && config.fru_text_in_mca());
+        assert!(config.physical_address_supported() && config.log_deferred_in_mca_stat());
+        assert_eq!((config.deferred_int_type(), config.flags()), (1, 0x5_0000_0b25));
+        let misc = AmdMisc::from_bits(0xd01b_0fff_0100_0000);
+        assert!(misc.valid() && misc.counter_present() && misc.interrupt_supported());
+        assert!(misc.overflow() && misc.counter_enabled() && !misc.locked());
+        assert_eq!((misc.error_count(), misc.interrupt_type()), (0xfff, 1));
 
         let cap = McgCap::from_bits(1 << 24 | 1 << 10 | 9);
         assert!(cap.ser_p() && cap.cmci_p() && cap.is_known() && !cap.tes_p());

@@ -1,5 +1,6 @@
 //! Errors to faults. [`analyze`] asks each rule in turn; each rule is a small deterministic function.
 
+pub mod grouping;
 mod page;
 #[cfg(test)]
 mod tests;

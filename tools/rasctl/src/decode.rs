@@ -1,112 +1,97 @@
-//! `rasctl decode`: what is in a capture, without acting.
+//! `rasctl decode`: what is in files, without acting.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::{Read, Write};
-use std::path::Path;
+use std::io::{self, Write};
 
-use mce_decoder::mca::Context;
-use mce_decoder::trace::EventFormat;
-use mce_decoder::{Decoded, cper, mca, trace};
-use ras_core::{ErrorRecord, Problem, Timestamp};
-use rasd_api::capture::{Body, Line, Reader};
-use serde::Serialize;
+use rasctl::format::{FORMATS, Format};
+use rasctl::human::Human;
+use rasctl::join::Joining;
+use rasctl::json;
+use rasctl::read::{self, Damage, Found, Options, Sink};
 
 use crate::Failure;
-use crate::text::{chain, json, rfc3339};
+use crate::options::Decode;
+use crate::text::Table;
 
-pub(crate) fn run(file: &Path, as_json: bool, out: &mut dyn Write) -> Result<(), Failure> {
-    let input: Box<dyn Read> = if file == Path::new("-") {
-        Box::new(std::io::stdin())
-    } else {
-        let open = File::open(file).map_err(|error| unreadable(file, &error))?;
-        Box::new(open)
+pub(crate) fn run(decode: &Decode, as_json: bool, out: &mut dyn Write) -> Result<(), Failure> {
+    let options = Options { format: decode.format.0, cpu: decode.cpu };
+    let color = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
+    let mut printer =
+        Printer { human: (!as_json).then_some(Human { color }), out, line: Vec::new(), damaged: 0 };
+    let mut unreadable = 0_u64;
+    let mut unread = |file: &str, error: &io::Error| {
+        unreadable += 1;
+        eprintln!("rasctl: reading {file}: {error}");
     };
-    let mut formats = HashMap::new();
-    let mut damaged: u64 = 0;
-    for entry in Reader::new(input) {
-        let entry = entry.map_err(|error| unreadable(file, &error))?;
-        let decoded = match entry.line {
-            Ok(Line::Format { tracepoint, text }) => match EventFormat::parse(&text) {
-                Ok(format) => {
-                    formats.insert(tracepoint, format);
-                    continue;
-                }
-                Err(error) => Err(chain(&error)),
-            },
-            Ok(Line::Report { time, body }) => decode(&body, &formats).map(|found| (time, found)),
-            Err(error) => Err(chain(&error)),
-        };
-        match decoded {
-            Ok((time, decoded)) => {
-                damaged += decoded.problems.len() as u64;
-                for record in &decoded.records {
-                    if as_json { object(record, out)? } else { show(record, time, out)? }
-                }
-                for Problem { offset, detail, .. } in &decoded.problems {
-                    problem(&format!("{}, byte {offset}", entry.place), detail, as_json, out)?;
-                }
-            }
-            Err(detail) => {
-                damaged += 1;
-                problem(&entry.place.to_string(), &detail, as_json, out)?;
-            }
-        }
+    if decode.no_join {
+        read::paths(&decode.files, &options, &mut printer, &mut unread)?;
+    } else {
+        let mut joining = Joining::new(printer);
+        read::paths(&decode.files, &options, &mut joining, &mut unread)?;
+        printer = joining.into_inner();
     }
-    if damaged == 0 {
+    match (unreadable, printer.damaged) {
+        (0, 0) => Ok(()),
+        (0, damaged) => Err(Failure::NotDone(format!("{damaged} places are damaged"))),
+        (count, _) => Err(Failure::NotReached(format!("{count} inputs could not be read"))),
+    }
+}
+
+/// The formats, one a line.
+pub(crate) fn formats(as_json: bool, out: &mut dyn Write) -> Result<(), Failure> {
+    if as_json {
+        for Format { name, aliases, about, .. } in FORMATS {
+            let object = serde_json::json!({ "name": name, "aliases": aliases, "about": about });
+            writeln!(out, "{object}")?;
+        }
         return Ok(());
     }
-    Err(Failure::NotDone(format!("{damaged} places in {} are damaged", file.display())))
+    let mut table = Table::new(["FORMAT", "ALSO", "WHAT IT IS"]);
+    for Format { name, aliases, about, .. } in FORMATS {
+        table.row([(*name).into(), aliases.join(", "), (*about).into()]);
+    }
+    Ok(table.print(out)?)
 }
 
-fn decode(body: &Body, formats: &HashMap<String, EventFormat>) -> Result<Decoded, String> {
-    match body {
-        Body::Mce(mce) => {
-            let context = Context { time: None, cpu: mce.cpu, socket: mce.socket };
-            Ok(mca::decode(&mce.registers, context).into())
+/// Writes what is found as it is found.
+struct Printer<'a> {
+    /// As text; else as JSON.
+    human: Option<Human>,
+    out: &'a mut dyn Write,
+    /// A line that is being made, kept for its room.
+    line: Vec<u8>,
+    damaged: u64,
+}
+
+impl Sink for Printer<'_> {
+    fn record(&mut self, found: Found) -> io::Result<()> {
+        self.damaged += damaged(&found.record);
+        if let Some(human) = self.human {
+            return human.found(&found, self.out);
         }
-        Body::Cper(bytes) => Ok(Decoded::sequence(bytes, cper::decode_record)),
-        Body::StatusBlock(bytes) => Ok(Decoded::sequence(bytes, cper::decode_status_block)),
-        Body::Tracepoint { name, payload } => {
-            let format = formats.get(name).ok_or("no 'format' line of its tracepoint before")?;
-            trace::decode(format, payload).map(Decoded::from).map_err(|error| chain(&error))
+        self.line.clear();
+        json::found(&found, &mut self.line);
+        self.line.push(b'\n');
+        self.out.write_all(&self.line)
+    }
+
+    fn damage(&mut self, damage: Damage) -> io::Result<()> {
+        self.damaged += 1;
+        if let Some(human) = self.human {
+            return human.damage(&damage, self.out);
         }
+        self.line.clear();
+        json::damage(&damage, &mut self.line);
+        self.line.push(b'\n');
+        self.out.write_all(&self.line)
+    }
+
+    fn note(&mut self, file: &str, note: &str) -> io::Result<()> {
+        eprintln!("rasctl: {file}: {note}");
+        Ok(())
     }
 }
 
-fn object(record: &ErrorRecord, out: &mut dyn Write) -> Result<(), Failure> {
-    let mut line = Vec::new();
-    rasctl::json::record(record, &mut line);
-    line.push(b'\n');
-    Ok(out.write_all(&line)?)
-}
-
-fn show(
-    record: &ErrorRecord,
-    captured: Option<Timestamp>,
-    out: &mut dyn Write,
-) -> Result<(), Failure> {
-    let time = record.time.or(captured).map_or_else(|| "unknown time".into(), rfc3339);
-    writeln!(out, "{time}  {}  {}", record.severity, record.summary)?;
-    writeln!(out, "    severity  {}", record.severity_reason)?;
-    if let Some(pages) = record.pages() {
-        writeln!(out, "    pages     {} from {}", pages.count, pages.start)?;
-    }
-    Ok(writeln!(out, "    location  {}, source {}", record.location, record.source)?)
-}
-
-fn problem(place: &str, detail: &str, as_json: bool, out: &mut dyn Write) -> Result<(), Failure> {
-    #[derive(Serialize)]
-    struct Damaged<'a> {
-        damaged: &'a str,
-        detail: &'a str,
-    }
-    if as_json {
-        return json(&Damaged { damaged: place, detail }, out);
-    }
-    Ok(writeln!(out, "{place}: {detail}")?)
-}
-
-fn unreadable(file: &Path, error: &std::io::Error) -> Failure {
-    Failure::NotReached(format!("reading {}: {error}", file.display()))
+fn damaged(record: &ras_core::ErrorRecord) -> u64 {
+    let inside: u64 = record.witnesses.iter().map(damaged).sum();
+    record.problems.len() as u64 + inside
 }

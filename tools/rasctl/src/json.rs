@@ -9,13 +9,38 @@ use std::time::{Duration, SystemTime};
 
 use ras_core::{
     Detail, DimmLocation, ErrorAddress, ErrorRecord, Guid, Location, McaRegisters, Problem, Raw,
-    Timestamp, Value,
+    RecordFlags, Timestamp, Value,
 };
+
+use crate::read::{Damage, Found};
+
+/// The JSON Schema of what `rasctl decode --json` prints, draft 2020-12.
+pub const SCHEMA: &str = include_str!("../schema/record.json");
 
 /// Appends `record` as one object, without a line feed.
 pub fn record(record: &ErrorRecord, out: &mut Vec<u8>) {
     let mut object = Object::begin(out);
     members(record, &mut object);
+    object.end();
+}
+
+/// Appends a record with its place as one object, without a line feed.
+pub fn found(found: &Found, out: &mut Vec<u8>) {
+    let mut object = Object::begin(out);
+    object.text("file", &found.file);
+    object.number("offset", found.offset);
+    object.some("line", found.line);
+    members(&found.record, &mut object);
+    object.end();
+}
+
+/// Appends damage that belongs to no record as one object, without a line feed.
+pub fn damage(damage: &Damage, out: &mut Vec<u8>) {
+    let mut object = Object::begin(out);
+    object.text("file", &damage.file);
+    object.number("offset", damage.problem.offset);
+    object.some("line", damage.line);
+    problem(&damage.problem, object.key("problem"));
     object.end();
 }
 
@@ -29,6 +54,7 @@ pub fn members(record: &ErrorRecord, object: &mut Object<'_>) {
     object.text("class", record.class.name());
     object.text("severity", record.severity.name());
     object.text("severity_reason", &record.severity_reason);
+    flags(record.flags, object);
     object.text("summary", &record.summary);
     match &record.address {
         Some(at) => address(at, object.key("address")),
@@ -108,6 +134,30 @@ impl<'a> Object<'a> {
             self.number(name, value.into());
         }
     }
+}
+
+/// The flags that are set, by name. Few records have any: without them there is no member.
+fn flags(flags: RecordFlags, object: &mut Object<'_>) {
+    let RecordFlags { threshold_exceeded, previous_boot, simulated, recovered, overflow } = flags;
+    let named = [
+        (threshold_exceeded, "threshold_exceeded"),
+        (previous_boot, "previous_boot"),
+        (simulated, "simulated"),
+        (recovered, "recovered"),
+        (overflow, "overflow"),
+    ];
+    let set = || named.iter().filter(|(set, _)| *set).map(|(_, name)| *name);
+    if set().next().is_none() {
+        return;
+    }
+    let out = object.key("flags");
+    let mut separator = b'[';
+    for name in set() {
+        out.push(separator);
+        separator = b',';
+        string(name, out);
+    }
+    out.push(b']');
 }
 
 fn address(address: &ErrorAddress, out: &mut Vec<u8>) {

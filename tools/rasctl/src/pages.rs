@@ -6,7 +6,8 @@ use ras_core::{Pfn, RetiredPage, Timestamp};
 use rasd_api::PageDetail;
 
 use crate::Failure;
-use crate::text::{Table, json, rfc3339};
+use crate::text::{Table, json};
+use rasctl::human::rfc3339;
 
 pub(crate) fn list(
     pages: &[RetiredPage],

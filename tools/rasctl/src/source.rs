@@ -8,7 +8,7 @@ use ras_core::{Pfn, RetiredPage};
 use rasd_api::{ApiError, Client, ErrorKind, PageDetail, Unretirement};
 
 use crate::Failure;
-use crate::text::chain;
+use rasctl::chain;
 
 /// Longest wait for an answer. A change waits for at most one write of the daemon.
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use crate::Failure;
 use crate::source::Source;
-use crate::text::{json, rfc3339};
+use crate::text::json;
+use rasctl::human::rfc3339;
 
 pub(crate) fn show(source: &mut Source, as_json: bool, out: &mut dyn Write) -> Result<(), Failure> {
     match source {

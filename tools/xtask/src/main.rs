@@ -3,7 +3,9 @@
 mod bench;
 mod cargo;
 mod check;
+mod corpus;
 mod demo;
+mod fuzz;
 mod lab;
 mod test;
 mod tidy;
@@ -54,7 +56,25 @@ enum Task {
         #[arg(value_enum)]
         name: lab::Name,
     },
+    /// What we decode, beside what other programs print for the same input. The corpus is no part of
+    /// the project: the tests hold it to its figures where it lies beside the repository.
+    Corpus {
+        /// Where its `*.jsonl` are.
+        directory: PathBuf,
+        /// Print every fact not agreed on, of the categories whose name contains this.
+        #[arg(long, value_name = "CATEGORY")]
+        show: Option<String>,
+    },
+    /// libFuzzer on every parser. Findings and what was learned stay below the target directory.
+    Fuzz {
+        /// Which targets (the names in tests/fuzz/src/targets.rs); all of them by default.
+        names: Vec<String>,
+        /// How long each of them runs.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+        seconds: u32,
+    },
     /// Measure, with a peer or a physical limit in the same run.
+    #[command(after_long_help = bench::HELP)]
     Bench {
         /// Which benches; all of them by default.
         #[arg(value_enum)]
@@ -76,6 +96,8 @@ fn main() -> ExitCode {
             Task::Test { no_labs } => test::run(!no_labs),
             Task::Demo { json, verbose, nested } => demo::run(json.as_deref(), verbose, nested),
             Task::Lab { name } => lab::run(name),
+            Task::Corpus { directory, show } => corpus::run(&directory, show.as_deref()),
+            Task::Fuzz { names, seconds } => fuzz::run(&names, seconds),
             Task::Bench { names, json, runs } => bench::run(&names, json.as_deref(), runs),
         }
     };

@@ -1,11 +1,11 @@
-//! Every test: lints, the workspace's tests with the real programs, then the labs.
+//! Every test: lints, the workspace's tests with the real programs, a round of fuzzing, the labs.
 
 use anyhow::{Context as _, Result};
 use ras_lab::{Summary, artifacts};
 
-use crate::{cargo, check, lab};
+use crate::{cargo, check, fuzz, lab};
 
-/// Runs everything; false if a lab step did not hold.
+/// Runs everything; false if a lab step did not hold or a fuzz target found something.
 pub(crate) fn run(labs: bool) -> Result<bool> {
     check::lints()?;
 
@@ -21,6 +21,9 @@ pub(crate) fn run(labs: bool) -> Result<bool> {
     cargo::run_command(&mut tests, &arguments)?;
     check::guest(&["test", "--lib"])?;
 
+    println!("\nxtask: a short round of every fuzz target");
+    let sound = fuzz::run(&[], fuzz::SECONDS_IN_TESTS)?;
+
     let (mut total, mut skipped) = (Summary::default(), 0);
     for name in lab::ALL.into_iter().filter(|_| labs) {
         match lab::run_or_skip(name)? {
@@ -34,5 +37,5 @@ pub(crate) fn run(labs: bool) -> Result<bool> {
     if labs {
         println!("\nlabs: {} passed, {} failed, {skipped} skipped", total.passed, total.failed);
     }
-    Ok(total.failed == 0)
+    Ok(total.failed == 0 && sound)
 }

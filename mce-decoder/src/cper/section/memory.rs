@@ -1,18 +1,19 @@
 //! Platform Memory Error section. UEFI Specification, Appendix N, "Memory Error Section".
 
-use alloc::borrow::Cow;
-use alloc::format;
+use alloc::string::String;
 use core::mem::{offset_of, size_of};
 
 use bitfield_struct::bitfield;
 use ras_core::{
-    AddressMode, DimmLocation, ErrorAddress, ErrorClass, ErrorRecord, Guid, PAGE_SHIFT, PhysAddr,
-    Problem, ProblemKind,
+    AddressMode, Details, DimmLocation, ErrorAddress, ErrorClass, ErrorRecord, Guid, PAGE_SHIFT,
+    PhysAddr, Problem, ProblemKind, Value,
 };
 use zerocopy::little_endian::{U16, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{Fields, Section};
+use super::{Fields, Section, error_status};
+use crate::cper::names::{push_hex, push_number};
+use crate::mca::findings::meaning;
 use crate::mca::phrase;
 
 /// Section type of this section.
@@ -98,10 +99,10 @@ pub(super) fn decode(section: &Section<'_>, record: &mut ErrorRecord) {
     let valid = MemoryValid::from_bits(valid.map_or(0, U64::get));
     let number = |value: Option<U16>| value.map(U16::get);
 
-    let error_status = field!(valid.error_status(), error_status);
-    let error_type = field!(valid.error_type(), error_type);
-    let address = field!(valid.physical_address(), physical_address);
-    let mask = field!(valid.physical_address_mask(), physical_address_mask);
+    let error_status = field!(valid.error_status(), error_status).map(U64::get);
+    let error_type = field!(valid.error_type(), error_type).map(u64::from);
+    let address = field!(valid.physical_address(), physical_address).map(U64::get);
+    let mask = field!(valid.physical_address_mask(), physical_address_mask).map(U64::get);
     let grouped = valid.bank_group() || valid.bank_address();
     let bank = number(field!(valid.bank() || grouped, bank)).map(U16::new);
     let row = number(field!(valid.row(), row));
@@ -124,28 +125,92 @@ pub(super) fn decode(section: &Section<'_>, record: &mut ErrorRecord) {
         bit_position: number(field!(valid.bit_position(), bit_position)),
         module_handle: number(field!(valid.module_handle(), module_handle)),
     };
-
+    let other = Other {
+        error_status,
+        requestor_id: field!(valid.requestor_id(), requestor_id).map(U64::get),
+        responder_id: field!(valid.responder_id(), responder_id).map(U64::get),
+        target_id: field!(valid.target_id(), target_id).map(U64::get),
+        card_handle: number(field!(valid.card_handle(), card_handle)).map(u32::from),
+        module_handle: None,
+    };
     fields.finish("memory", section, record);
-    let mask_at = section.offset + offset_of!(MemoryError, physical_address_mask);
-    let address = address.map(|address| {
-        let (lsb, problem) = granularity(mask.map(U64::get), mask_at);
-        record.problems.extend(problem);
-        ErrorAddress {
-            addr: PhysAddr(address.get() >> lsb << lsb),
-            lsb,
-            mode: AddressMode::Physical,
-        }
-    });
 
-    let what = error_type.map_or(Cow::Borrowed("memory error"), type_name);
-    let status = error_status.and_then(|status| status_name(status.get()));
-    let status = status.map_or(Cow::Borrowed(""), |name| Cow::Owned(format!(" ({name})")));
-    let at =
-        address.map_or(Cow::Borrowed(""), |address| Cow::Owned(format!(", at {}", address.addr)));
-    record.class = ErrorClass::Memory;
-    record.summary = format!("{what}{status}, {}{at}", phrase(record.severity));
-    record.address = address;
+    let mask_at = section.offset + offset_of!(MemoryError, physical_address_mask);
+    fill(record, error_type, address, (mask, mask_at), &other);
     record.location.dimm = dimm;
+}
+
+/// What both memory sections say beside the place.
+pub(super) struct Other {
+    pub(super) error_status: Option<u64>,
+    pub(super) requestor_id: Option<u64>,
+    pub(super) responder_id: Option<u64>,
+    pub(super) target_id: Option<u64>,
+    pub(super) card_handle: Option<u32>,
+    /// Where it does not fit the place.
+    pub(super) module_handle: Option<u32>,
+}
+
+/// What both memory sections make of a record: class, address, summary, details. `mask` comes with
+/// its offset in the input.
+pub(super) fn fill(
+    record: &mut ErrorRecord,
+    error_type: Option<u64>,
+    address: Option<u64>,
+    (mask, mask_at): (Option<u64>, usize),
+    other: &Other,
+) {
+    let lsb = address.map(|_| {
+        let (lsb, problem) = granularity(mask, mask_at);
+        record.problems.extend(problem);
+        lsb
+    });
+    record.class = ErrorClass::Memory;
+    record.address = address.zip(lsb).map(|(address, lsb)| ErrorAddress {
+        addr: PhysAddr(address >> lsb << lsb),
+        lsb,
+        mode: AddressMode::Physical,
+    });
+    record.summary = summary(record, error_type, other.error_status);
+
+    let details = &mut record.details;
+    details.add_some("error_type", error_type.map(|code| Value::code(code, MEMORY_ERROR_TYPES)));
+    if let Some(status) = other.error_status {
+        error_status::add(details, status);
+    }
+    // The record's address has lost the bits below its granularity.
+    let whole = address.filter(|address| record.address.map(|at| at.addr.0) != Some(*address));
+    details.add_some("physical_address", whole.map(Value::Hex));
+    details.add_some("physical_address_mask", mask.map(Value::Hex));
+    details.add_some("requestor_id", other.requestor_id.map(Value::Hex));
+    details.add_some("responder_id", other.responder_id.map(Value::Hex));
+    details.add_some("target_id", other.target_id.map(Value::Hex));
+    details.add_some("card_handle", other.card_handle.map(|handle| Value::Hex(handle.into())));
+    details.add_some("module_handle", other.module_handle.map(|handle| Value::Hex(handle.into())));
+}
+
+fn summary(record: &ErrorRecord, error_type: Option<u64>, status: Option<u64>) -> String {
+    let mut text = String::with_capacity(96);
+    match error_type.map(|code| (code, meaning(MEMORY_ERROR_TYPES, code))) {
+        None => text.push_str("memory error"),
+        Some((_, Some(name))) => text.push_str(name),
+        Some((code, None)) => {
+            text.push_str("memory error of undefined type ");
+            push_number(&mut text, code);
+        }
+    }
+    if let Some(name) = status.and_then(error_status::name) {
+        text.push_str(" (");
+        text.push_str(name);
+        text.push(')');
+    }
+    text.push_str(", ");
+    text.push_str(phrase(record.severity));
+    if let Some(address) = record.address {
+        text.push_str(", at ");
+        push_hex(&mut text, address.addr.0);
+    }
+    text
 }
 
 /// log2 of the bytes the address is good for: the lowest bit of its mask. Without a mask a page is
@@ -163,58 +228,31 @@ fn granularity(mask: Option<u64>, at: usize) -> (u8, Option<Problem>) {
     }
 }
 
-/// "Memory Error Type" of the section.
-fn type_name(error_type: u8) -> Cow<'static, str> {
-    Cow::Borrowed(match error_type {
-        0 => "memory error of unknown type",
-        1 => "memory report without error",
-        2 => "single-bit ECC memory error",
-        3 => "multi-bit ECC memory error",
-        4 => "single-symbol chipkill ECC memory error",
-        5 => "multi-symbol chipkill ECC memory error",
-        6 => "memory master abort",
-        7 => "memory target abort",
-        8 => "memory parity error",
-        9 => "memory watchdog timeout",
-        10 => "invalid memory address",
-        11 => "memory mirror broken",
-        12 => "memory sparing",
-        13 => "memory error corrected by the scrubber",
-        14 => "memory error found by the scrubber, not correctable",
-        15 => "physical memory mapped out",
-        other => return Cow::Owned(format!("memory error of undefined type {other}")),
-    })
-}
-
-/// "Error Status", bits 15:8: the error in general terms. `None` where it says nothing.
-fn status_name(status: u64) -> Option<Cow<'static, str>> {
-    Some(Cow::Borrowed(match status >> 8 & 0xff {
-        0 => return None,
-        1 => "inside the component",
-        4 => "storage in DRAM",
-        5 => "storage in a TLB",
-        6 => "storage in a cache",
-        7 => "functional unit",
-        8 => "failed self test",
-        9 => "internal queue over- or underflow",
-        16 => "bus",
-        17 => "no I/O translation for the address",
-        18 => "improper access",
-        19 => "access to nothing",
-        20 => "loss of lockstep",
-        21 => "response without request",
-        22 => "bus parity",
-        23 => "bus protocol",
-        24 => "path error",
-        25 => "bus timeout",
-        26 => "poisoned data was read",
-        other => return Some(Cow::Owned(format!("undefined status {other}"))),
-    }))
-}
+/// UEFI Specification, Appendix N, "Memory Error Section" and "Memory Error Section 2", Memory Error
+/// Type.
+const MEMORY_ERROR_TYPES: &[(u64, &str)] = &[
+    (0, "memory error of unknown type"),
+    (1, "memory report without error"),
+    (2, "single-bit ECC memory error"),
+    (3, "multi-bit ECC memory error"),
+    (4, "single-symbol chipkill ECC memory error"),
+    (5, "multi-symbol chipkill ECC memory error"),
+    (6, "memory master abort"),
+    (7, "memory target abort"),
+    (8, "memory parity error"),
+    (9, "memory watchdog timeout"),
+    (10, "invalid memory address"),
+    (11, "memory mirror broken"),
+    (12, "memory sparing"),
+    (13, "memory error corrected by the scrubber"),
+    (14, "memory error found by the scrubber, not correctable"),
+    (15, "physical memory mapped out"),
+];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cper::section::tests::detail;
     use crate::cper::{decode_record, tests::record};
     use alloc::vec::Vec;
     use proptest::prelude::*;
@@ -251,6 +289,8 @@ mod tests {
             body.error_type = 2;
             body.extended = 0x42;
             body.rank = U16::new(1);
+            body.requestor_id = U64::new(0x1_0000_0001);
+            body.card_handle = U16::new(0x1000);
             body.module_handle = U16::new(0x1100);
         });
         let record = decoded(2, body.as_bytes());
@@ -278,6 +318,15 @@ mod tests {
             "single-bit ECC memory error (storage in DRAM), corrected, at 0x1234567880"
         );
         assert_eq!(record.pages().map(|pages| (pages.start.0, pages.count)), Some((0x123_4567, 1)));
+        assert_eq!(
+            detail(&record, "error_status_type"),
+            Some(&Value::code(4, &[(4, "storage in DRAM")]))
+        );
+        assert_eq!(detail(&record, "error_status_bits.0"), Some(&Value::from("data")));
+        assert_eq!(detail(&record, "physical_address"), Some(&Value::Hex(0x12_3456_789a)));
+        assert_eq!(detail(&record, "physical_address_mask"), Some(&Value::Hex(!0x3f)));
+        assert_eq!(detail(&record, "requestor_id"), Some(&Value::Hex(0x1_0000_0001)));
+        assert_eq!(detail(&record, "card_handle"), Some(&Value::Hex(0x1000)));
     }
 
     #[test]
@@ -329,7 +378,10 @@ mod tests {
         let record = decoded(0, &body.as_bytes()[..73]);
         let lacking: Vec<_> =
             record.problems.iter().map(|p| (p.offset, p.detail.as_str())).collect();
-        assert_eq!(lacking, [(273, "memory section of 73 bytes lacks rank, module_handle")]);
+        assert_eq!(
+            lacking,
+            [(273, "memory section of 73 bytes lacks rank, module_handle, card_handle")]
+        );
         assert!(record.summary.starts_with("multi-bit ECC memory error"));
         assert_eq!(record.location.dimm.rank, None);
         assert!(record.address.is_some());
@@ -352,7 +404,7 @@ mod tests {
         });
         assert_eq!(
             decoded(7, body.as_bytes()).summary,
-            "memory error of undefined type 99 (undefined status 200), severity unknown"
+            "memory error of undefined type 99, severity unknown"
         );
     }
 

@@ -35,6 +35,12 @@ impl Figure {
         self
     }
 
+    /// Says that `what` would be held against it and was not given.
+    pub(super) fn not_given(mut self, what: &str) -> Self {
+        self.against = format!("{what} not given");
+        self
+    }
+
     /// At most `limit`, in the figure's own unit.
     pub(super) fn at_most(mut self, limit: f64) -> Self {
         self.target = format!("≤ {limit} {}", self.unit);
@@ -46,6 +52,13 @@ impl Figure {
     pub(super) fn ratio_at_most(mut self, limit: f64) -> Self {
         self.target = format!("≤ {limit}x");
         self.met = self.ratio.map(|ratio| ratio <= limit);
+        self
+    }
+
+    /// At least `limit` times what it is held against.
+    pub(super) fn ratio_at_least(mut self, limit: f64) -> Self {
+        self.target = format!("≥ {limit}x");
+        self.met = self.ratio.map(|ratio| ratio >= limit);
         self
     }
 }

@@ -1,0 +1,191 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use ras_core::{Pfn, PhysAddr};
+use rasctl::cpu::Cpu;
+use rasctl::format::{self, FORMATS, Format};
+
+/// Shows and changes what rasd knows about this machine's memory.
+///
+/// Exit codes: 0 done; 1 not done, or found damaged (the message says what); 2 could not ask or read,
+/// or wrong usage. A closed pipe is no error.
+#[derive(Parser, Debug)]
+#[command(version, max_term_width = 100)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    pub(crate) global: Global,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Global {
+    /// Where rasd listens.
+    #[arg(long, global = true, value_name = "PATH", default_value = "/run/rasd/rasd.sock")]
+    pub(crate) socket: PathBuf,
+
+    /// Read this store instead of asking rasd, which need not run. Nothing is changed in it.
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+
+    /// Print JSON, one object a line.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// The daemon at a glance.
+    Status,
+    /// The list of bad pages.
+    #[command(subcommand)]
+    Pages(Pages),
+    /// What this node is worth to the cluster.
+    Health {
+        #[command(subcommand)]
+        change: Option<Health>,
+    },
+    /// Accept the list of bad pages as it is after damage of the store was reported.
+    AcceptDamage(Note),
+    /// Decode hardware errors from files of any kind, without acting.
+    Decode(Decode),
+    /// The formats that `decode` reads.
+    Formats,
+    /// The JSON Schema of what `decode --json` prints.
+    Schema,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = decode_help())]
+pub(crate) struct Decode {
+    /// The inputs' format. `auto` looks at each one's content.
+    #[arg(long, value_name = "FORMAT", default_value = "auto", value_parser = format)]
+    pub(crate) format: FormatChoice,
+
+    /// The processor, where an input does not name it: FAMILY:MODEL:STEPPING, or CPUID leaf 1 EAX;
+    /// `intel:`, `amd:`, `hygon:` or `zhaoxin:` may stand before it.
+    #[arg(long, value_name = "FMS")]
+    pub(crate) cpu: Option<Cpu>,
+
+    /// Keep reports of one error by different sources apart. Without it they become one record, and
+    /// the last few hundred are held back until nothing can join them.
+    #[arg(long)]
+    pub(crate) no_join: bool,
+
+    /// Files, directories, or `-` for standard input; gzip, xz, zstd and bzip2 are undone.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// A format, or none: then each input is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FormatChoice(pub(crate) Option<&'static Format>);
+
+fn format(name: &str) -> Result<FormatChoice, String> {
+    if name == "auto" {
+        return Ok(FormatChoice(None));
+    }
+    let found = format::by_name(name);
+    found.map(|found| FormatChoice(Some(found))).ok_or_else(|| {
+        let names: Vec<&str> = FORMATS.iter().map(|format| format.name).collect();
+        format!("the formats are auto, {}", names.join(", "))
+    })
+}
+
+/// The formats and exit codes, for those who ask for help.
+fn decode_help() -> String {
+    const CODES: &str = "\
+Exit codes:
+  0  everything was decoded, or there was nothing
+  1  something was damaged, or nothing in an input was recognized; the rest is decoded all the same
+  2  an input could not be read, or wrong usage";
+    let width = FORMATS.iter().map(|format| format.name.len()).max().unwrap_or(0);
+    let lines =
+        FORMATS.iter().map(|format| format!("  {:width$}  {}\n", format.name, format.about));
+    format!("Formats:\n{}\n{CODES}", lines.collect::<String>())
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Pages {
+    /// All of them.
+    List,
+    /// One of them, with its history.
+    Show(Page),
+    /// Take a page off the list, so that it is used again after the next boot.
+    Unretire {
+        #[command(flatten)]
+        page: Page,
+        #[command(flatten)]
+        note: Note,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Health {
+    /// Back to green, and no evacuation any more: the memory was repaired.
+    Clear(Note),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Page {
+    /// Page frame number, as `pages list` shows it: `0x…`, or decimal.
+    #[arg(value_name = "PFN", value_parser = number)]
+    number: u64,
+
+    /// The number is a physical address in bytes, not a page frame number.
+    #[arg(long)]
+    phys: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Note {
+    /// Why; kept for good, together with who you are.
+    #[arg(long = "note", value_name = "TEXT")]
+    pub(crate) text: String,
+}
+
+impl Page {
+    pub(crate) fn pfn(&self) -> Pfn {
+        if self.phys { PhysAddr(self.number).pfn() } else { Pfn(self.number) }
+    }
+}
+
+/// `0x…`, or decimal.
+fn number(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| "a number: 0x…, or decimal".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn pages_are_named_by_frame_or_address() {
+        let page = |args: &[&str]| {
+            let args = [&["rasctl", "pages", "show"], args].concat();
+            match Options::try_parse_from(args).unwrap().command {
+                Command::Pages(Pages::Show(page)) => page.pfn(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(page(&["0x12345"]), Pfn(0x12345));
+        assert_eq!(page(&["17"]), Pfn(17));
+        assert_eq!(page(&["--phys", "0x12345678"]), Pfn(0x12345));
+        for wrong in ["12345g", "0x", "-1", ""] {
+            assert!(Options::try_parse_from(["rasctl", "pages", "show", wrong]).is_err());
+        }
+    }
+}

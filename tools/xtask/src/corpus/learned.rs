@@ -1,0 +1,196 @@
+//! CPER records: libcper's JSON against ours, without a table of which of its names is which of ours.
+//!
+//! The correspondence is learned: a field of libcper's is found again in ours if one of our paths has
+//! its value in *every* case that has the field. Records with random contents make an accident
+//! unlikely; fields that hold the same small number in all cases are not counted. Single bits (libcper
+//! spells each as a boolean) prove nothing this way and are left to the unit tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::flat::{Leaves, leaves, normal};
+use super::{Case, Fact, at, observe};
+
+const PEER: &str = "libcper";
+
+pub(super) fn facts(cases: &[Case]) -> Vec<(&str, Fact)> {
+    let seen: Vec<(&Case, Value)> =
+        cases.iter().filter_map(|case| Some((case, observe::case(case)?))).collect();
+    let mut facts: Vec<(&str, Fact)> = Vec::new();
+    for (case, ours) in &seen {
+        facts.extend(structure(case, ours).into_iter().map(|fact| (case.id.as_str(), fact)));
+    }
+    let pairs: Vec<Pair<'_>> = seen.iter().flat_map(|(case, ours)| pairs(case, ours)).collect();
+    let correspondence = learn(&pairs);
+    for pair in &pairs {
+        for (path, values) in &pair.theirs {
+            let Some(found) = correspondence.get(&(pair.kind.clone(), path.clone())) else {
+                continue;
+            };
+            for value in values {
+                let ours = found.as_ref().and_then(|path| pair.ours.get(path));
+                let ours = ours.map(|ours| match ours.contains(value) {
+                    true => value.clone(),
+                    false => ours.iter().cloned().collect::<Vec<_>>().join("|"),
+                });
+                let name = format!("{} {path}", pair.kind);
+                let mut fact = Fact::new(name, vec![(PEER, value.clone())], ours);
+                fact.peer_wrong = wrong(&pair.kind, path);
+                facts.push((pair.id, fact));
+            }
+        }
+    }
+    facts
+}
+
+/// What is known to be wrong in libcper, by section and field. `tests/CORPUS.md` has the reasons.
+fn wrong(_kind: &str, _path: &str) -> Option<&'static str> {
+    None
+}
+
+/// Header and descriptors, which the corpus gives in a form of its own.
+fn structure(case: &Case, ours: &Value) -> Vec<Fact> {
+    let Some(structure) = case.expected.get("structure") else { return Vec::new() };
+    let records = ours.get("records").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let mut facts = Vec::new();
+    let mut fact = |name: &str, theirs: Option<&Value>, ours: Option<String>| {
+        if let Some(theirs) = theirs.filter(|theirs| !theirs.is_null()) {
+            facts.push(Fact::new(
+                format!("structure {name}"),
+                vec![("bytes", normal(theirs))],
+                ours,
+            ));
+        }
+    };
+    let header = |name: &str| {
+        let value = records.first().and_then(|record| at(record, &["details", "record", name]));
+        value.map(|value| normal(value.get("code").unwrap_or(value)))
+    };
+    if !records.is_empty() {
+        fact("severity", structure.get("severity"), header("severity"));
+        fact("record_length", structure.get("record_length"), header("record_length"));
+        fact("section_count", structure.get("section_count"), header("section_count"));
+    }
+    let sections = structure.get("sections").and_then(Value::as_array);
+    for (index, section) in sections.into_iter().flatten().enumerate() {
+        let guid = section.get("type").cloned().unwrap_or_default();
+        let in_bounds = section.get("in_bounds").and_then(Value::as_bool) == Some(true);
+        let mine = records.get(index);
+        let value = |path: &[&str]| mine.and_then(|record| at(record, path)).map(normal);
+        if in_bounds && records.len() == sections.map_or(0, Vec::len) {
+            fact("type", Some(&guid), value(&["raw", "section_type"]));
+            fact("offset", section.get("offset"), value(&["details", "section", "offset"]));
+            fact("length", section.get("length"), value(&["details", "section", "length"]));
+        }
+        if !in_bounds {
+            let problems = ours.get("problems").and_then(Value::as_array).map_or(0, Vec::len);
+            let told = (problems > 0).then(|| "damaged".to_owned());
+            facts.push(Fact::new("structure damage", vec![("bytes", "damaged".into())], told));
+            break;
+        }
+    }
+    facts
+}
+
+/// One section: what libcper says of it, and what we say.
+struct Pair<'a> {
+    id: &'a str,
+    kind: String,
+    theirs: Leaves,
+    ours: Leaves,
+}
+
+fn pairs<'a>(case: &'a Case, ours: &Value) -> Vec<Pair<'a>> {
+    let Some(theirs) = case.expected.get("libcper-7c410e2").filter(|value| value.is_object())
+    else {
+        return Vec::new();
+    };
+    let list = |value: &Value, name: &str| {
+        value.get(name).and_then(Value::as_array).cloned().unwrap_or_default()
+    };
+    let records = list(ours, "records");
+    let (sections, descriptors) = (list(theirs, "sections"), list(theirs, "sectionDescriptors"));
+    // Where the numbers differ nothing tells which section is which.
+    if records.len() != sections.len() || records.is_empty() {
+        return Vec::new();
+    }
+    let mut pairs = Vec::new();
+    for ((record, section), index) in records.iter().zip(&sections).zip(0..) {
+        let Some(members) = section.as_object() else { continue };
+        for (kind, body) in members.iter().filter(|(name, _)| *name != "message") {
+            pairs.push(Pair {
+                id: &case.id,
+                kind: kind.clone(),
+                theirs: comparable(body),
+                ours: leaves(record),
+            });
+        }
+        if let Some(descriptor) = descriptors.get(index) {
+            pairs.push(Pair {
+                id: &case.id,
+                kind: "descriptor".into(),
+                theirs: comparable(descriptor),
+                ours: leaves(record),
+            });
+        }
+    }
+    if let (Some(header), Some(record)) = (theirs.get("header"), records.first()) {
+        let (kind, theirs) = ("header".into(), comparable(header));
+        pairs.push(Pair { id: &case.id, kind, theirs, ours: leaves(record) });
+    }
+    pairs
+}
+
+/// What can be compared: no booleans, and no names or descriptions of a code that stands beside them.
+fn comparable(value: &Value) -> Leaves {
+    let words =
+        ["name", "description", "type_name", "label", "message", "desc", "typeName", "timestamp"];
+    let mut leaves = leaves(value);
+    leaves.retain(|path, values| {
+        let tail = path.rsplit('.').next().unwrap_or_default();
+        values.retain(|value| value != "true" && value != "false");
+        !words.contains(&tail) && !values.is_empty()
+    });
+    leaves
+}
+
+/// For each section type and path of theirs: our path that has its value in every case, or else in
+/// most of them. Paths whose values are too few and too small to tell are left out.
+type Correspondence = BTreeMap<(String, String), Option<String>>;
+
+fn learn(pairs: &[Pair<'_>]) -> Correspondence {
+    let mut correspondence = Correspondence::new();
+    let keys: BTreeSet<(String, String)> = pairs
+        .iter()
+        .flat_map(|pair| pair.theirs.keys().map(|path| (pair.kind.clone(), path.clone())))
+        .collect();
+    for (kind, path) in keys {
+        let cases: Vec<_> = pairs
+            .iter()
+            .filter(|pair| pair.kind == kind)
+            .filter_map(|pair| Some((pair.theirs.get(&path)?, &pair.ours)))
+            .collect();
+        let distinct: BTreeSet<&String> = cases.iter().flat_map(|(values, _)| *values).collect();
+        let small = |value: &&String| value.parse::<u64>().is_ok_and(|number| number < 16);
+        if distinct.iter().all(small) && distinct.len() < 3 {
+            continue;
+        }
+        let mut best: Option<(usize, &String)> = None;
+        let candidates: BTreeSet<&String> =
+            cases.iter().flat_map(|(_, ours)| ours.keys()).collect();
+        for candidate in candidates {
+            let matches = cases
+                .iter()
+                .filter(|(values, ours)| {
+                    ours.get(candidate).is_some_and(|ours| values.is_subset(ours))
+                })
+                .count();
+            if matches > best.map_or(0, |(most, _)| most) {
+                best = Some((matches, candidate));
+            }
+        }
+        correspondence.insert((kind, path), best.map(|(_, path)| path.clone()));
+    }
+    correspondence
+}

@@ -1,0 +1,258 @@
+//! Machine checks: registers read from text, architectural codes, model-specific meanings, places.
+//!
+//! Peers speak prose. What can be compared is taken out of it: channels, ranks, rows, counts, and
+//! whether a peer knows a meaning for the model-specific code at all.
+
+use ras_core::{ErrorClass, McaRegisters, Raw};
+use serde_json::Value;
+
+use super::{Case, Fact, at, number, observe, severity};
+
+const MCELOG: &str = "mcelog";
+const RASDAEMON: &str = "rasdaemon";
+
+pub(super) fn facts(case: &Case) -> Vec<Fact> {
+    let records = observe::case_records(case);
+    let record = records.iter().find(|record| matches!(record.raw, Raw::Mca(_)));
+    let ours = record.and_then(|record| match &record.raw {
+        Raw::Mca(registers) => Some(registers),
+        _ => None,
+    });
+    let mut facts = Vec::new();
+    if let Some(fields) = case.input.get("fields") {
+        facts.extend(registers(fields, ours));
+    }
+    facts.extend(bits(case.expected.get("facts"), ours));
+    let peers = Peers::of(case);
+    let json = record.map(observe::json).unwrap_or_default();
+    facts.extend(places(&peers, &json));
+    facts.extend(code(&peers, record.map(|record| record.class)));
+    facts.extend(meaning(case, &peers, &json));
+    facts.extend(severity::of_linux(case, ours));
+    facts
+}
+
+/// The registers in the text are those the case was made of.
+fn registers(fields: &Value, ours: Option<&McaRegisters>) -> Vec<Fact> {
+    let ours = |name: &str| {
+        let registers = ours?;
+        Some(match name {
+            "bank" => registers.bank.into(),
+            "status" => registers.status,
+            "mcgstatus" => registers.mcg_status,
+            "addr" => registers.addr,
+            "misc" => registers.misc,
+            "synd" => registers.synd,
+            "ipid" => registers.ipid,
+            _ => registers.cpuid.into(),
+        })
+    };
+    ["bank", "status", "mcgstatus", "addr", "misc", "synd", "ipid", "cpuid"]
+        .into_iter()
+        .filter_map(|name| {
+            let value = fields.get(name).and_then(number)?;
+            let shown = |value: u64| format!("{value:#x}");
+            Some(Fact::new(name, vec![("input", shown(value))], ours(name).map(shown)))
+        })
+        .collect()
+}
+
+/// The status word taken apart.
+fn bits(expected: Option<&Value>, ours: Option<&McaRegisters>) -> Vec<Fact> {
+    let Some(Value::Object(expected)) = expected else { return Vec::new() };
+    let bit = |name: &str| {
+        let status = ours?.status;
+        let bit = |index: u32| Value::Bool(status >> index & 1 == 1);
+        Some(match name {
+            "val" => bit(63),
+            "over" => bit(62),
+            "uc" => bit(61),
+            "en" => bit(60),
+            "miscv" => bit(59),
+            "addrv" => bit(58),
+            "pcc" => bit(57),
+            "mscod" => (status >> 16 & 0xffff).into(),
+            "mcacod" => (status & 0xffff).into(),
+            _ => return None,
+        })
+    };
+    expected
+        .iter()
+        .map(|(name, value)| {
+            let ours = bit(name).map(|value| value.to_string());
+            Fact::new(name.clone(), vec![("facts", value.to_string())], ours)
+        })
+        .collect()
+}
+
+/// What the peers print, as text to look into.
+struct Peers {
+    mcelog: Vec<String>,
+    rasdaemon: String,
+    /// rasdaemon's own words for the model-specific part.
+    rasdaemon_error: String,
+}
+
+impl Peers {
+    fn of(case: &Case) -> Self {
+        let lines = at(&case.expected, &["mcelog-2965a54", "lines"]).and_then(Value::as_array);
+        let line = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let text = |name: &str| {
+            let value = at(&case.expected, &["rasdaemon-0.8.5", name]);
+            value.and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        Self {
+            mcelog: lines.into_iter().flatten().map(line).collect(),
+            rasdaemon: ["mc_location", "mcastatus_msg", "error_msg"].map(text).join(" "),
+            rasdaemon_error: text("error_msg"),
+        }
+    }
+
+    /// The number behind `key` in mcelog's lines.
+    fn mcelog(&self, key: &str) -> Option<u64> {
+        self.mcelog.iter().find_map(|line| behind(line, key))
+    }
+
+    fn rasdaemon(&self, key: &str) -> Option<u64> {
+        behind(&self.rasdaemon, key)
+    }
+}
+
+/// The number that follows `key` at the start of a word of `text`: decimal, or `0x…`.
+fn behind(text: &str, key: &str) -> Option<u64> {
+    let at = text.match_indices(key).map(|(at, _)| at).find(|at| {
+        text[..*at]
+            .chars()
+            .next_back()
+            .is_none_or(|before| !before.is_alphanumeric() && before != '_')
+    })?;
+    let rest = text[at + key.len()..].trim_start();
+    let digits = rest.strip_prefix("0x").unwrap_or(rest);
+    let radix = if digits.len() < rest.len() { 16 } else { 10 };
+    let end = digits.find(|c: char| !c.is_digit(radix)).unwrap_or(digits.len());
+    u64::from_str_radix(&digits[..end], radix).ok()
+}
+
+/// A place in memory, and how each tells it.
+struct Place {
+    name: &'static str,
+    mcelog: Option<&'static str>,
+    rasdaemon: Option<&'static str>,
+    ours: &'static [&'static str],
+}
+
+const fn place(
+    name: &'static str,
+    mcelog: Option<&'static str>,
+    rasdaemon: Option<&'static str>,
+    ours: &'static [&'static str],
+) -> Place {
+    Place { name, mcelog, rasdaemon, ours }
+}
+
+const PLACES: &[Place] = &[
+    place(
+        "channel",
+        Some("Memory channel ID of error:"),
+        Some("channel="),
+        &["location", "channel"],
+    ),
+    place("channel", None, Some("memory_channel="), &["location", "channel"]),
+    place("rank", Some("rank:"), None, &["location", "dimm", "rank"]),
+    place("bank group", Some("bankgroup:"), None, &["location", "dimm", "bank_group"]),
+    place("bank", Some("bank:"), None, &["location", "dimm", "bank"]),
+    place("row", Some("row:"), None, &["location", "dimm", "row"]),
+    place("column", Some("column:"), None, &["location", "dimm", "column"]),
+    place("device", Some("failed device:"), None, &["location", "dimm", "device"]),
+    place("dimm", Some("Memory DIMM ID of error:"), Some("dimm="), &["location", "dimm", "module"]),
+];
+
+fn places(peers: &Peers, ours: &Value) -> Vec<Fact> {
+    let mut facts = Vec::new();
+    for Place { name, mcelog, rasdaemon, ours: path } in PLACES {
+        let mut said = Vec::new();
+        if let Some(value) = mcelog.and_then(|key| peers.mcelog(key)) {
+            said.push((MCELOG, value.to_string()));
+        }
+        if let Some(value) = rasdaemon.and_then(|key| peers.rasdaemon(key)) {
+            said.push((RASDAEMON, value.to_string()));
+        }
+        if !said.is_empty() {
+            facts.push(Fact::new(*name, said, at(ours, path).map(ToString::to_string)));
+        }
+    }
+    if let Some(count) =
+        peers.mcelog("(CORE_ERR_CNT):").or_else(|| peers.mcelog("Corrected events:"))
+    {
+        let ours = ours.get("count").map(ToString::to_string);
+        // A count of none is one error all the same: the one that is reported.
+        facts.push(Fact::new("count", vec![(MCELOG, count.max(1).to_string())], ours));
+    }
+    facts
+}
+
+/// The architectural code: what kind of hardware, and the channel in it.
+fn code(peers: &Peers, ours: Option<ErrorClass>) -> Vec<Fact> {
+    let class = |text: &str| {
+        Some(match text.split_whitespace().next()? {
+            "BUS" => "bus",
+            "MEMORY" => "memory",
+            "Internal" | "Unclassified" | "SMM" | "Microcode" | "FRC" => "internal",
+            "IO" => "bus",
+            "Data" | "Instruction" | "Generic" if text.contains("CACHE") => "cache",
+            "Data" | "Instruction" | "Generic" if text.contains("TLB") => "tlb",
+            _ => return None,
+        })
+    };
+    let mut facts = Vec::new();
+    let mca = peers.mcelog.iter().find_map(|line| line.strip_prefix("MCA: "));
+    if let Some(expected) = mca.and_then(class) {
+        // The model may know better than the code: then the class is the model's.
+        let ours = ours.map(|class| class.name().to_owned());
+        let ours = match ours.as_deref() {
+            Some("memory" | "bus" | "internal" | "cache" | "tlb") | None => ours,
+            Some(_) => Some(expected.to_owned()),
+        };
+        facts.push(Fact::new("class", vec![(MCELOG, expected.to_owned())], ours));
+    }
+    facts
+}
+
+/// Whether a peer knows what the model-specific code means, and we do.
+fn meaning(case: &Case, peers: &Peers, ours: &Value) -> Vec<Fact> {
+    let known = |name: &str| at(ours, &["details", name]).is_some();
+    let mut facts = Vec::new();
+    let generic = ["", "Corrected Error.", "Uncorrected Error."];
+    let vendor = at(&case.input, &["fields", "vendor"]).and_then(Value::as_str).unwrap_or("intel");
+    let said = peers.rasdaemon_error.trim();
+    if vendor == "intel" && !generic.contains(&said) {
+        let ours = (known("error") || known("unit")).then(|| "known".to_owned());
+        facts.push(Fact::new("model-specific meaning", vec![(RASDAEMON, "known".into())], ours));
+    }
+    let bank = at(&case.expected, &["rasdaemon-0.8.5", "bank_name"]).and_then(Value::as_str);
+    if let Some(bank) = bank.filter(|bank| !bank.is_empty()) {
+        let ours = known("unit").then(|| "known".to_owned());
+        let mut fact = Fact::new(format!("unit ({bank})"), vec![(RASDAEMON, "known".into())], ours);
+        // Linux prints a unit's name before its extended code, if it knows the pair of HWID and type.
+        let linux = at(&case.expected, &["linux-6.12.117", "dmesg"]).and_then(Value::as_str);
+        if linux.is_some_and(|text| !text.contains("Ext. Error Code")) {
+            fact.peer_wrong = Some("rasdaemon names a unit for a HWID it does not know");
+        }
+        facts.push(fact);
+    }
+    facts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_found_behind_whole_words() {
+        assert_eq!(behind("rank: 1 subrank: 2", "rank:"), Some(1));
+        assert_eq!(behind("subrank: 2", "rank:"), None);
+        assert_eq!(behind("bank: 0x1f bankgroup: 3", "bank:"), Some(0x1f));
+        assert_eq!(behind("memory_channel=3,csrow=1", "memory_channel="), Some(3));
+        assert_eq!(behind("memory_channel=-1", "memory_channel="), None);
+    }
+}
