@@ -5,6 +5,12 @@
 
 pub mod kernel_log;
 
+pub mod mcelog;
+
+pub mod edac_sysfs;
+
+pub mod bgl;
+
 pub(crate) mod edac_detail;
 
 mod bytes;

@@ -185,8 +185,8 @@ fn status(text: &[u8]) -> Option<(Option<u32>, McaRegisters)> {
     Some((cpu, registers))
 }
 
-/// CPUID leaf 1, EAX, of a family, a model and a stepping as Linux counts them. AMD's APM vol. 3,
-/// "CPUID Fn0000_0001_EAX".
+/// CPUID leaf 1, EAX, of a family, a model and a stepping as Linux counts them, the extended ones
+/// added. AMD's APM vol. 3, "CPUID Fn0000_0001_EAX"; Intel's SDM vol. 2A, "CPUID".
 pub(crate) fn cpuid(family: u64, model: u64, stepping: u64) -> Option<u32> {
     let (family, extended_family) = if family > 0x0f { (0x0f, family - 0x0f) } else { (family, 0) };
     if extended_family > 0xff || model > 0xff || stepping > 0x0f {

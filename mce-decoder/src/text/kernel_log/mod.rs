@@ -18,7 +18,7 @@ mod edac;
 mod machine_check;
 mod memory_failure;
 mod other;
-mod prefix;
+pub(super) mod prefix;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -27,12 +27,14 @@ use ras_core::{CpuVendor, Raw, Timestamp};
 
 use self::aer::Aer;
 use self::amd::AmdText;
+pub(super) use self::amd::cpuid;
 use self::apei::Apei;
 use self::machine_check::MachineChecks;
 use self::memory_failure::Failures;
 use self::other::Other;
 pub(crate) use self::prefix::Stamp;
 use super::bytes::{self, decimal};
+use super::mcelog::{self, Mcelog};
 use super::{Found, LineDecoder};
 
 /// Bytes looked at of one line; kernels write at most 1 KiB at once, and prefixes are short.
@@ -66,6 +68,8 @@ pub struct KernelLog {
     aer: Aer,
     failures: Failures,
     other: Other,
+    /// What mcelog wrote between the kernel's lines.
+    mcelog: Mcelog,
     /// A line that was broken in two, as mail programs do, and waits for its other half.
     broken: Option<Broken>,
 }
@@ -98,7 +102,7 @@ impl KernelLog {
     /// A decoder for a log about which `options` are known.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        Self { options, ..Self::default() }
+        Self { options, mcelog: Mcelog::new(options), ..Self::default() }
     }
 
     /// Takes one line that something else than its text gives a time for, such as a journal:
@@ -131,6 +135,12 @@ impl KernelLog {
             }
         }
         let stamp = known.unwrap_or(prefix.stamp);
+        let untagged = !prefix.any && self.mcelog.is_open() && !begins_anew(prefix.text);
+        let tagged = prefix.program == Some(b"mcelog");
+        if tagged || untagged || mcelog::is_opening(prefix.text) {
+            self.mcelog.text(prefix.text, stamp, offset, found);
+            return;
+        }
         if is_broken(prefix.text) {
             let text = prefix.text.to_vec();
             self.broken = Some(Broken { text, offset, stamp, caller: prefix.caller });
@@ -223,6 +233,7 @@ impl LineDecoder for KernelLog {
         self.aer.finish(found);
         self.failures.finish(found);
         self.other.finish(found);
+        self.mcelog.finish(found);
     }
 }
 

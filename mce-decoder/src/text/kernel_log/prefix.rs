@@ -47,20 +47,20 @@ impl Stamp {
 
 /// A line, and what was before it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Prefix<'a> {
-    pub(super) stamp: Stamp,
+pub(crate) struct Prefix<'a> {
+    pub(crate) stamp: Stamp,
     /// Thread or processor that wrote the line: `T123`, `C5`.
-    pub(super) caller: Option<(u8, u32)>,
+    pub(crate) caller: Option<(u8, u32)>,
     /// Name of the program that wrote it, where it was not the kernel.
-    pub(super) program: Option<&'a [u8]>,
+    pub(crate) program: Option<&'a [u8]>,
     /// Anything was before the line at all.
-    pub(super) any: bool,
+    pub(crate) any: bool,
     /// The kernel's own words.
-    pub(super) text: &'a [u8],
+    pub(crate) text: &'a [u8],
 }
 
 /// Takes off all that is understood.
-pub(super) fn parse<'a>(line: &'a [u8], options: &Options) -> Prefix<'a> {
+pub(crate) fn parse<'a>(line: &'a [u8], options: &Options) -> Prefix<'a> {
     let mut prefix = Prefix { text: bare(line), ..Prefix::default() };
     for _ in 0..PARTS_MAX {
         let taken = match prefix.text {
