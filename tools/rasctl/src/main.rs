@@ -4,8 +4,10 @@
 
 mod build;
 mod decode;
+mod help;
 mod options;
 mod pages;
+mod progress;
 mod source;
 mod status;
 mod text;
@@ -68,6 +70,8 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Decode(decode) => return decode::run(decode, json, out),
         Command::Formats => return decode::formats(json, out),
         Command::Inject(Inject::Build(build)) => return build::run(build, out),
+        Command::Completions { shell } => return help::completions(*shell, out),
+        Command::Man { command } => return help::man(command, out),
         Command::Schema => return Ok(out.write_all(rasctl::json::SCHEMA.as_bytes())?),
         _ => {}
     }
@@ -101,6 +105,11 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
             }
             Ok(writeln!(out, "the list in {} is accepted as it is", store.dir)?)
         }
-        Command::Decode(_) | Command::Formats | Command::Inject(_) | Command::Schema => Ok(()),
+        Command::Decode(_)
+        | Command::Formats
+        | Command::Inject(_)
+        | Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::Schema => Ok(()),
     }
 }

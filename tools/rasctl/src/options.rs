@@ -57,6 +57,16 @@ pub(crate) enum Command {
     /// Make inputs for decoders.
     #[command(subcommand)]
     Inject(Inject),
+    /// Completions for a shell, to be read by it.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// The manual page of this program or of one of its commands, in roff.
+    Man {
+        /// The command, and the one below it.
+        command: Vec<String>,
+    },
     /// The JSON Schema of what `decode --json` prints.
     Schema,
 }

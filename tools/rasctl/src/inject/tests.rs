@@ -191,4 +191,60 @@ proptest! {
             [node, card, module, device, rank, handle].map(Some)
         );
     }
+
+    #[test]
+    fn pcie_sections_come_back(
+        place in (any::<u16>(), any::<u8>(), 0u8..32, 0u8..8),
+        ids in (any::<u16>(), any::<u16>(), 0u32..1 << 24),
+        aer in proptest::array::uniform3(any::<u32>()),
+        serial in any::<u64>(),
+    ) {
+        let ((segment, bus, device, function), (vendor, id, class)) = (place, ids);
+        let [status, mask, correctable] = aer;
+        let bytes = built(json!({ "form": "cper", "error": [{
+            "kind": "pcie", "port_type": 4, "segment": segment, "bus": bus, "device": device,
+            "function": function, "vendor_id": vendor, "device_id": id, "class_code": class,
+            "serial": hexed(serial), "aer_uncorrectable_status": status,
+            "aer_uncorrectable_mask": mask, "aer_correctable_status": correctable,
+        }]}));
+        let record = decoded(bytes, "cper").remove(0);
+        let pci = ras_core::PciAddress { segment: segment.into(), bus, device, function };
+        prop_assert_eq!(record.location.pci, Some(pci));
+        let shown = as_json(&record);
+        let details = &shown["details"];
+        prop_assert_eq!(&details["serial_number"], &hexed(serial));
+        let aer = &details["aer"];
+        prop_assert_eq!(&aer["uncorrectable_status"], &hexed(status.into()));
+        prop_assert_eq!(&aer["uncorrectable_mask"], &hexed(mask.into()));
+        prop_assert_eq!(&aer["correctable_status"], &hexed(correctable.into()));
+    }
+
+    /// A bank inside of a processor's section, in either sort of registers.
+    #[test]
+    fn banks_come_back_from_processor_sections(
+        words in proptest::array::uniform4(any::<u64>()),
+        bank in 0u8..32,
+        scalable in any::<bool>(),
+    ) {
+        let [status, addr, misc, synd] = words;
+        let status = status | 1 << 63;
+        let (cpuid, ipid) = if scalable { (0xa0_0f11, 0x96_0005_0f00) } else { (0x50654, 0) };
+        let bytes = built(json!({ "form": "cper", "error": [{
+            "kind": "ia32-x64", "cpuid": cpuid, "bank": [{
+                "bank": bank, "status": hexed(status), "addr": hexed(addr), "misc": hexed(misc),
+                "synd": hexed(synd), "ipid": hexed(ipid),
+            }],
+        }]}));
+        let record = decoded(bytes, "cper").remove(0);
+        let Raw::Mca(found) = &record.witnesses[0].raw else { panic!("{record:?}") };
+        prop_assert_eq!((found.bank, found.status, found.addr), (bank, status, addr));
+        prop_assert_eq!((found.misc, found.ipid, found.cpuid), (misc, ipid, cpuid));
+        prop_assert_eq!(found.synd, if scalable { synd } else { 0 });
+    }
+}
+
+fn as_json(record: &ErrorRecord) -> serde_json::Value {
+    let mut text = Vec::new();
+    crate::json::record(record, &mut text);
+    serde_json::from_slice(&text).unwrap()
 }
