@@ -34,7 +34,9 @@ impl<T: FromZeros + IntoBytes> Fields<T> {
 
     /// Whether a field that ends at `end` is both claimed and there.
     pub(super) fn is_there(&mut self, valid: bool, name: &str, end: usize) -> bool {
-        if valid && end > self.available {
+        // A field may be asked for twice, where bits of it have validity bits of their own.
+        let told = |lacking: &str| lacking.split(", ").any(|told| told == name);
+        if valid && end > self.available && !told(&self.lacking) {
             let separator = if self.lacking.is_empty() { "" } else { ", " };
             self.lacking.push_str(separator);
             self.lacking.push_str(name);
