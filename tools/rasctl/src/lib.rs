@@ -21,6 +21,8 @@ pub mod whea_xml;
 pub mod human;
 pub mod json;
 
+pub mod inject;
+
 /// An error and its causes in one line.
 #[must_use]
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {

@@ -2,9 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+mod build;
 mod decode;
+mod help;
 mod options;
 mod pages;
+mod progress;
 mod source;
 mod status;
 mod text;
@@ -14,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::options::{Command, Global, Health, Options, Pages};
+use crate::options::{Command, Global, Health, Inject, Options, Pages};
 use crate::source::Source;
 
 /// What `rasctl` exits with, beyond success.
@@ -66,6 +69,9 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
     match &options.command {
         Command::Decode(decode) => return decode::run(decode, json, out),
         Command::Formats => return decode::formats(json, out),
+        Command::Inject(Inject::Build(build)) => return build::run(build, out),
+        Command::Completions { shell } => return help::completions(*shell, out),
+        Command::Man { command } => return help::man(command, out),
         Command::Schema => return Ok(out.write_all(rasctl::json::SCHEMA.as_bytes())?),
         _ => {}
     }
@@ -99,6 +105,11 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
             }
             Ok(writeln!(out, "the list in {} is accepted as it is", store.dir)?)
         }
-        Command::Decode(_) | Command::Formats | Command::Schema => Ok(()),
+        Command::Decode(_)
+        | Command::Formats
+        | Command::Inject(_)
+        | Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::Schema => Ok(()),
     }
 }
