@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod decode;
+mod findings;
 mod options;
 mod pages;
 mod source;
@@ -24,6 +25,8 @@ enum Failure {
     NotDone(String),
     /// 2: rasd, the store or the file could not be asked or read.
     NotReached(String),
+    /// Another code, and everything is said.
+    Code(u8),
     /// 0: whoever reads our output has seen enough.
     BrokenPipe,
 }
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
     let flushed = out.flush().map_err(Failure::from);
     match result.and(flushed) {
         Ok(()) | Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
+        Err(Failure::Code(code)) => ExitCode::from(code),
         Err(Failure::NotDone(message)) => complain(&message, 1),
         Err(Failure::NotReached(message)) => complain(&message, 2),
     }
@@ -65,6 +69,8 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
     let json = *json;
     match &options.command {
         Command::Decode(decode) => return decode::run(decode, json, out),
+        Command::Analyze(analyze) => return findings::analyze(analyze, json, out),
+        Command::Report(report) => return findings::report(report, out),
         Command::Formats => return decode::formats(json, out),
         Command::Schema => return Ok(out.write_all(rasctl::json::SCHEMA.as_bytes())?),
         _ => {}
@@ -99,6 +105,11 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
             }
             Ok(writeln!(out, "the list in {} is accepted as it is", store.dir)?)
         }
-        Command::Decode(_) | Command::Formats | Command::Schema => Ok(()),
+        // Answered above: these ask nobody.
+        Command::Decode(_)
+        | Command::Analyze(_)
+        | Command::Report(_)
+        | Command::Formats
+        | Command::Schema => Ok(()),
     }
 }
