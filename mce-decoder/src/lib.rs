@@ -24,6 +24,7 @@ pub mod vendor;
 
 pub mod cper;
 
+mod date;
 mod pci;
 
 pub mod trace;

@@ -284,3 +284,45 @@ fn every_format_is_named_in_the_help() {
     }
     assert!(help.contains("Exit codes"));
 }
+
+#[test]
+fn what_is_built_from_a_description_is_decoded() {
+    for (kind, sources) in [
+        ("memory", ["cper"]),
+        ("memory2", ["cper"]),
+        ("pcie", ["cper"]),
+        ("ia32-x64", ["cper"]),
+        ("firmware", ["cper"]),
+        ("cxl-dram", ["cper"]),
+        ("section", ["apei_status_block"]),
+        ("trace", ["mc_event"]),
+    ] {
+        let description = rasctl(&["inject", "build", "--example", kind], b"");
+        assert_eq!(description.code, 0, "{kind}: {}", description.err);
+        let scratch = Scratch::new();
+        let file = scratch.path("built").display().to_string();
+        let built = rasctl(&["inject", "build", "--out", &file], description.out.as_bytes());
+        assert_eq!((built.code, built.out.as_str()), (0, ""), "{kind}: {}", built.err);
+        let printed = json(&[&file], b"");
+        let found: Vec<Value> = printed.lines().iter().map(|line| line["source"].clone()).collect();
+        assert_eq!(found, sources, "{kind}: {printed:?}");
+        let digits = rasctl(&["inject", "build", "--hex"], description.out.as_bytes());
+        if kind != "trace" {
+            assert_eq!(json(&["-"], digits.out.as_bytes()).records(), 1, "{kind}");
+        }
+    }
+    let wrong = rasctl(&["inject", "build"], b"form = \"cper\"\n[[error]]\nkind = \"rumour\"\n");
+    assert!(wrong.code == 1 && wrong.err.contains("rumour"), "{wrong:?}");
+}
+
+#[test]
+fn shells_and_readers_of_manuals_are_served() {
+    for shell in ["bash", "zsh", "fish"] {
+        let printed = rasctl(&["completions", shell], b"");
+        assert!(printed.code == 0 && printed.out.contains("no-join"), "{shell}");
+    }
+    let page = rasctl(&["man", "decode"], b"");
+    assert!(page.code == 0 && page.out.contains("rasctl\\-decode"), "{}", page.out);
+    assert!(page.out.contains("Exit codes"), "{}", page.out);
+    assert_eq!(rasctl(&["man", "nonsense"], b"").code, 1);
+}

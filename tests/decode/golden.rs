@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mce_decoder::trace::{self, EventFormat};
-use mce_decoder::{Decoded, cper, mca};
+use mce_decoder::{Decoded, acpi, cper, mca, pstore, whea};
 use ras_core::{CpuVendor, ErrorRecord, McaRegisters, Problem, Timestamp};
 use serde_json::{Value, json};
 
@@ -24,15 +24,34 @@ pub(super) enum Input {
     Record(Vec<u8>),
     /// `cper/`, first word `status_block`: hexadecimal bytes.
     StatusBlock(Vec<u8>),
+    /// `acpi/` and `whea/`: a decoder of [`CONTAINERS`] and its argument, then hexadecimal bytes, or text
+    /// for XML.
+    Container(&'static Container, String, Vec<u8>),
     /// `trace/`: the event's format, then `payload:` and hexadecimal bytes.
     Trace { format: String, payload: Vec<u8> },
 }
+
+/// A decoder of whole files: the first word of a `.in` file in `acpi/` or `whea/`, and what it does with
+/// the rest of that line and the bytes.
+pub(super) struct Container {
+    name: &'static str,
+    pub(super) decode: fn(&str, &[u8]) -> Decoded,
+}
+
+const CONTAINERS: &[Container] = &[
+    Container { name: "table", decode: |_, bytes| acpi::decode_table(bytes) },
+    Container { name: "bert_region", decode: |_, bytes| acpi::decode_bert_region(bytes) },
+    Container { name: "erst_image", decode: |_, bytes| acpi::decode_erst_image(bytes) },
+    Container { name: "pstore", decode: pstore::decode },
+    Container { name: "raw", decode: |_, bytes| whea::decode_raw(bytes) },
+    Container { name: "xml", decode: |_, bytes| rasctl::whea_xml::decode(bytes) },
+];
 
 /// All pairs, in order of their names.
 pub(super) fn all() -> Vec<Golden> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
     let mut goldens = Vec::new();
-    for kind in ["mca", "cper", "trace"] {
+    for kind in ["mca", "cper", "trace", "acpi", "whea"] {
         let directory = root.join(kind);
         let entries = fs::read_dir(&directory)
             .unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
@@ -86,7 +105,14 @@ impl Golden {
         match first {
             "record" => Input::Record(bytes(rest)),
             "status_block" => Input::StatusBlock(bytes(rest)),
-            other => panic!("{}: unknown kind {other:?}", self.name),
+            other => {
+                let (name, argument) = other.split_once(' ').unwrap_or((other, ""));
+                let container = CONTAINERS.iter().find(|container| container.name == name);
+                let container =
+                    container.unwrap_or_else(|| panic!("{}: unknown kind {other:?}", self.name));
+                let contents = if name == "xml" { rest.as_bytes().into() } else { bytes(rest) };
+                Input::Container(container, argument.into(), contents)
+            }
         }
     }
 
@@ -95,6 +121,9 @@ impl Golden {
             Input::Registers(registers, context) => record(&mca::decode(&registers, context)),
             Input::Record(bytes) => decoded(&cper::decode_record(&bytes)),
             Input::StatusBlock(bytes) => decoded(&cper::decode_status_block(&bytes)),
+            Input::Container(container, argument, bytes) => {
+                decoded(&(container.decode)(&argument, &bytes))
+            }
             Input::Trace { format, payload } => match EventFormat::parse(&format) {
                 Err(error) => json!({ "format_error": error.to_string() }),
                 Ok(format) => match trace::decode(&format, &payload) {

@@ -114,6 +114,12 @@ fn fru(text: Option<&[u8]>, id: Option<[u8; 16]>) -> Option<String> {
 /// ASCII in a fixed field, which a zero byte may end early.
 fn text(bytes: &[u8]) -> String {
     let used = bytes.split(|byte| *byte == 0).next().unwrap_or_default().trim_ascii();
+    // Nearly always all of it can be shown.
+    if let Ok(text) = core::str::from_utf8(used)
+        && used.iter().all(|byte| matches!(byte, 0x20..=0x7e))
+    {
+        return text.into();
+    }
     let shown = |byte: &u8| match byte {
         0x20..=0x7e => char::from(*byte),
         _ => char::REPLACEMENT_CHARACTER,

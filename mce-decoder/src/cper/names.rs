@@ -150,19 +150,29 @@ pub(super) fn revision(revision: u16) -> Value {
 /// formatter takes longer than the whole rest of a summary.
 pub(super) fn push_hex(text: &mut String, number: u64) {
     text.push_str("0x");
-    let digits = (64 - number.leading_zeros()).div_ceil(4).max(1);
-    for digit in (0..digits).rev() {
-        let digit = u32::try_from(number >> (4 * digit) & 15).unwrap_or_default();
-        text.push(char::from_digit(digit, 16).unwrap_or_default());
-    }
+    push_digits::<16>(text, number);
 }
 
 /// The number in decimal.
 pub(super) fn push_number(text: &mut String, number: u64) {
-    if number >= 10 {
-        push_number(text, number / 10);
+    push_digits::<10>(text, number);
+}
+
+fn push_digits<const BASE: u64>(text: &mut String, mut number: u64) {
+    // As many as a 64-bit number has in decimal.
+    let mut digits = [0; 20];
+    let mut used = 0;
+    for digit in digits.iter_mut().rev() {
+        let value = (number % BASE).to_le_bytes()[0];
+        *digit = if value < 10 { b'0' + value } else { b'a' - 10 + value };
+        number /= BASE;
+        used += 1;
+        if number == 0 {
+            break;
+        }
     }
-    text.push(char::from(b'0' + (number % 10).to_le_bytes()[0]));
+    let digits = digits.get(digits.len() - used..).unwrap_or_default();
+    text.push_str(core::str::from_utf8(digits).unwrap_or_default());
 }
 
 #[cfg(test)]

@@ -37,6 +37,8 @@ pub(super) fn read(
     (time, Some(Detail { name: Cow::Borrowed(name), value }))
 }
 
+use crate::date::civil;
+
 /// The time in `bytes`; `None` where it is no date, or outside of what [`Timestamp`] can hold.
 fn parse(bytes: [u8; 8]) -> Option<Timestamp> {
     let [second, minute, hour, _flags, day, month, year, century] = bytes;
@@ -44,26 +46,7 @@ fn parse(bytes: [u8; 8]) -> Option<Timestamp> {
     let year = decimal(century)? * 100 + decimal(year)?;
     let (month, day) = (decimal(month)?, decimal(day)?);
     let (hour, minute, second) = (decimal(hour)?, decimal(minute)?, decimal(second)?);
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let length = match month {
-        2 if leap => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        1..=12 => 31,
-        _ => return None,
-    };
-    // 60: a leap second.
-    if year < 1970 || !(1..=length).contains(&day) || hour > 23 || minute > 59 || second > 60 {
-        return None;
-    }
-    // Years counted from March, so that the leap day is a year's last.
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days_before_year = year * 365 + year / 4 - year / 100 + year / 400;
-    let days_before_month = (153 * month + 2) / 5;
-    // 1970-01-01 is day 719,468 of this count.
-    let days = days_before_year + days_before_month + day - 1 - 719_468;
-    let nanos = (days * 86_400 + hour * 3600 + minute * 60 + second).checked_mul(1_000_000_000)?;
-    Some(Timestamp(nanos))
+    civil(year, month, day, [hour, minute, second])
 }
 
 fn binary(byte: u8) -> Option<u64> {

@@ -388,10 +388,23 @@ pub(crate) mod tests {
             Just(CpuVendor::Zhaoxin),
             (11u8..).prop_map(CpuVendor::Unknown),
         ];
-        let words = proptest::array::uniform10(any::<u64>());
-        (vendor, any::<[u32; 3]>(), any::<[u8; 2]>(), words).prop_map(
-            |(vendor, [cpuid, apic_id, microcode], [bank, cs], words)| {
-                let [mcg_cap, mcg_status, status, addr, misc, synd, ipid, ip, tsc, ppin] = words;
+        // Models and bank types that have decoders of their own, as often as any.
+        let models = [
+            0x5_0654, 0x6_06a6, 0x8_06f8, 0x4_0f13, 0x10_0f43, 0x60_0f20, 0x66_0f01, 0x73_0f01,
+            0xa0_0f11, 0xa1_0f11, 0xa9_0f01, 0x7_07b0,
+        ];
+        let cpuid = prop_oneof![any::<u32>(), proptest::sample::select(models.to_vec())];
+        let types = [0x96, 0x1_0096, 0xb0, 0x10_00b0, 0x2_002e, 0x170].map(|of| of << 32);
+        let ipid = prop_oneof![
+            any::<u64>(),
+            (proptest::sample::select(types.to_vec()), any::<u32>())
+                .prop_map(|(of, instance)| of | u64::from(instance)),
+        ];
+        let words = proptest::array::uniform14(any::<u64>());
+        (vendor, cpuid, ipid, any::<[u32; 2]>(), any::<[u8; 2]>(), words).prop_map(
+            |(vendor, cpuid, ipid, [apic_id, microcode], [bank, cs], words)| {
+                let [mcg_cap, mcg_status, status, addr, misc, synd, words @ ..] = words;
+                let [synd1, synd2, config, destat, deaddr, ip, tsc, ppin] = words;
                 McaRegisters {
                     vendor,
                     cpuid,
@@ -403,13 +416,17 @@ pub(crate) mod tests {
                     misc,
                     synd,
                     ipid,
+                    synd1,
+                    synd2,
+                    config,
+                    destat,
+                    deaddr,
                     ip,
                     cs,
                     tsc,
                     ppin,
                     apic_id,
                     microcode,
-                    ..McaRegisters::default()
                 }
             },
         )

@@ -3,7 +3,17 @@
 //! Text comes line by line and one error takes several of them, so every decoder here is a state
 //! machine with bounded memory that is fed lines and hands out records.
 
+pub mod kernel_log;
+
+pub mod mcelog;
+
+pub mod edac_sysfs;
+
+pub mod bgl;
+
 pub(crate) mod edac_detail;
+
+mod bytes;
 
 use alloc::vec::Vec;
 

@@ -1,5 +1,6 @@
 //! `events/SYSTEM/EVENT/format`: which fields an event has, and where.
 
+use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -26,8 +27,10 @@ pub struct EventFormat {
     pub id: u16,
     /// Its fields in the order of the text, the common ones first.
     pub fields: Vec<Field>,
-    /// How the kernel would print it: the only place where names of numbers are kept.
-    print_fmt: String,
+    /// The kernel's names for the numbers and for the bits of its fields: the print format alone keeps
+    /// them.
+    symbols: Names,
+    flags: Names,
 }
 
 /// One field of an event.
@@ -117,7 +120,8 @@ impl EventFormat {
             name: name.ok_or(FormatError::Missing { what: "name line" })?,
             id: id.ok_or(FormatError::Missing { what: "ID line" })?,
             fields,
-            print_fmt: print_fmt.trim().to_string(),
+            symbols: names(print_fmt, "__print_symbolic("),
+            flags: names(print_fmt, "__print_flags("),
         })
     }
 
@@ -187,14 +191,11 @@ impl EventFormat {
     /// `None` where there is no table.
     #[must_use]
     pub fn flags(&self, name: &str, value: u64) -> Option<Vec<String>> {
-        let table = self.table("__print_flags(", name)?;
-        // Between the field and the table stands the separator that the kernel would print.
-        let (_, table) = table.trim_start().strip_prefix('"')?.split_once('"')?;
-        let pairs: Vec<(i64, &str)> = Pairs { rest: table }.collect();
+        let pairs = self.flags.get(name)?;
         let bits = (0..64).filter(|bit| value >> bit & 1 == 1);
         let named = |bit: u32| {
             let found = pairs.iter().find(|(mask, _)| mask.cast_unsigned() == 1 << bit);
-            found.map_or_else(|| alloc::format!("bit {bit}"), |(_, name)| (*name).to_string())
+            found.map_or_else(|| alloc::format!("bit {bit}"), |(_, name)| name.clone())
         };
         Some(bits.map(named).collect())
     }
@@ -203,16 +204,8 @@ impl EventFormat {
     /// to `__print_symbolic` for this field. `None` where there is no table, or no such value in it.
     #[must_use]
     pub fn symbol(&self, name: &str, value: i64) -> Option<&str> {
-        let table = self.table("__print_symbolic(", name)?;
-        Pairs { rest: table }.find_map(|(number, text)| (number == value).then_some(text))
-    }
-
-    /// What follows the field in the call of `function` that prints it.
-    fn table(&self, function: &str, name: &str) -> Option<&str> {
-        self.print_fmt.split(function).skip(1).find_map(|call| {
-            let rest = call.trim_start().strip_prefix("REC->")?.strip_prefix(name)?;
-            rest.trim_start().strip_prefix(',')
-        })
+        let pairs = self.symbols.get(name)?;
+        pairs.iter().find(|(number, _)| *number == value).map(|(_, text)| text.as_str())
     }
 }
 
@@ -311,6 +304,29 @@ fn parse_declaration(declaration: &str) -> Option<(&str, &str, FieldKind)> {
     };
     let type_name = type_name.trim();
     (!type_name.is_empty() && !name.is_empty()).then_some((type_name, name, kind))
+}
+
+/// By field, the numbers and the names that `function` prints for them. The first call for a field
+/// wins.
+type Names = BTreeMap<String, Vec<(i64, String)>>;
+
+fn names(print_fmt: &str, function: &str) -> Names {
+    let mut names = Names::new();
+    for call in print_fmt.split(function).skip(1) {
+        let Some((field, rest)) =
+            call.trim_start().strip_prefix("REC->").and_then(|rest| rest.split_once(','))
+        else {
+            continue;
+        };
+        // Between the field of a `__print_flags` and its table stands the separator it would print.
+        let rest = rest.trim_start();
+        let table = rest.strip_prefix('"').and_then(|rest| rest.split_once('"'));
+        let table = table.map_or(rest, |(_, table)| table);
+        names.entry(field.trim().to_string()).or_insert_with(|| {
+            Pairs { rest: table }.map(|(number, text)| (number, text.to_string())).collect()
+        });
+    }
+    names
 }
 
 /// The `{ number, "text" }` pairs that follow, up to the parenthesis that closes the call. Pairs

@@ -3,7 +3,7 @@
 
 use mce_decoder::text::LineDecoder;
 use mce_decoder::trace::{self, EventFormat};
-use mce_decoder::{Decoded, cper, mca};
+use mce_decoder::{Decoded, acpi, cper, mca, pstore, whea};
 use ras_core::{CpuVendor, ErrorRecord, McaRegisters};
 
 /// Feeds one input to one parser.
@@ -13,6 +13,12 @@ pub(crate) type Target = fn(&[u8]);
 const TARGETS: &[(&str, Target)] = &[
     ("cper_record", |bytes| decoded(bytes, &Decoded::sequence(bytes, cper::decode_record))),
     ("status_block", |bytes| decoded(bytes, &Decoded::sequence(bytes, cper::decode_status_block))),
+    ("acpi_table", |bytes| decoded(bytes, &acpi::decode_table(bytes))),
+    ("bert_region", |bytes| decoded(bytes, &acpi::decode_bert_region(bytes))),
+    ("erst_image", |bytes| decoded(bytes, &acpi::decode_erst_image(bytes))),
+    ("pstore", pstore_file),
+    ("whea_raw", |bytes| decoded(bytes, &whea::decode_raw(bytes))),
+    ("whea_xml", |bytes| decoded(bytes, &rasctl::whea_xml::decode(bytes))),
     ("mca", mca),
     ("trace_format", trace_format),
     ("trace_payload", trace_payload),
@@ -49,6 +55,13 @@ fn decoded(bytes: &[u8], decoded: &Decoded) {
         assert!(problem.offset <= bytes.len() as u64, "{problem:?}");
     }
     decoded.records.iter().for_each(record);
+}
+
+/// The same bytes under each kind of name.
+fn pstore_file(bytes: &[u8]) {
+    for name in ["mce-erst-1", "dmesg-erst-1", "dmesg-erst-1.enc.z"] {
+        decoded(bytes, &pstore::decode(name, bytes));
+    }
 }
 
 fn lines(bytes: &[u8], decoder: &mut dyn LineDecoder) {

@@ -4,13 +4,14 @@ use std::io::{self, Write};
 
 use rasctl::format::{FORMATS, Format};
 use rasctl::human::Human;
+use rasctl::input::Input;
 use rasctl::join::Joining;
 use rasctl::json;
 use rasctl::read::{self, Damage, Found, Options, Sink};
 
-use crate::Failure;
 use crate::options::Decode;
 use crate::text::Table;
+use crate::{Failure, progress};
 
 pub(crate) fn run(decode: &Decode, as_json: bool, out: &mut dyn Write) -> Result<(), Failure> {
     let options = Options { format: decode.format.0, cpu: decode.cpu };
@@ -83,6 +84,12 @@ impl Sink for Printer<'_> {
         json::damage(&damage, &mut self.line);
         self.line.push(b'\n');
         self.out.write_all(&self.line)
+    }
+
+    fn begin(&mut self, file: &str, input: Option<(&Input, u64)>) {
+        if let Some((input, size)) = input {
+            progress::show(file, &input.progress(), size);
+        }
     }
 
     fn note(&mut self, file: &str, note: &str) -> io::Result<()> {

@@ -25,6 +25,8 @@ pub mod json;
 pub mod analyze;
 pub mod report;
 
+pub mod inject;
+
 /// An error and its causes in one line.
 #[must_use]
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {

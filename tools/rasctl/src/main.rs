@@ -2,10 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+mod build;
 mod decode;
 mod findings;
+mod help;
 mod options;
 mod pages;
+mod progress;
 mod source;
 mod status;
 mod text;
@@ -15,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::options::{Command, Global, Health, Options, Pages};
+use crate::options::{Command, Global, Health, Inject, Options, Pages};
 use crate::source::Source;
 
 /// What `rasctl` exits with, beyond success.
@@ -72,6 +75,9 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Analyze(analyze) => return findings::analyze(analyze, json, out),
         Command::Report(report) => return findings::report(report, out),
         Command::Formats => return decode::formats(json, out),
+        Command::Inject(Inject::Build(build)) => return build::run(build, out),
+        Command::Completions { shell } => return help::completions(*shell, out),
+        Command::Man { command } => return help::man(command, out),
         Command::Schema => return Ok(out.write_all(rasctl::json::SCHEMA.as_bytes())?),
         _ => {}
     }
@@ -110,6 +116,9 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
         | Command::Analyze(_)
         | Command::Report(_)
         | Command::Formats
+        | Command::Inject(_)
+        | Command::Completions { .. }
+        | Command::Man { .. }
         | Command::Schema => Ok(()),
     }
 }

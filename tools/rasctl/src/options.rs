@@ -60,7 +60,20 @@ pub(crate) enum Command {
     Report(Report),
     /// The formats that `decode` reads.
     Formats,
-    /// The JSON Schema of what `decode --json` prints, and `analyze --json` (under `analysis`).
+    /// Make inputs for decoders.
+    #[command(subcommand)]
+    Inject(Inject),
+    /// Completions for a shell, to be read by it.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// The manual page of this program or of one of its commands, in roff.
+    Man {
+        /// The command, and the one below it.
+        command: Vec<String>,
+    },
+    /// The JSON Schema of what `decode --json` prints, and under `analysis` what `analyze --json` does.
     Schema,
 }
 
@@ -115,6 +128,39 @@ Exit codes:
   0  no errors
   1  errors were found
   2  an input could not be read, or is damaged and shows no error, or wrong usage";
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Inject {
+    /// Build errors from a small description, in TOML or JSON (see INJECT.md).
+    Build(Build),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Build {
+    /// Print the description of an example instead, to begin with.
+    #[arg(long, value_name = "KIND", exclusive = true, value_parser = example_names())]
+    pub(crate) example: Option<String>,
+
+    /// Write this form instead of the description's.
+    #[arg(long, value_name = "FORM", value_parser = rasctl::inject::Form::parse)]
+    pub(crate) form: Option<rasctl::inject::Form>,
+
+    /// Write into this file instead of standard output.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+
+    /// Write hexadecimal digits instead of bytes.
+    #[arg(long)]
+    pub(crate) hex: bool,
+
+    /// The description; `-` is standard input.
+    #[arg(value_name = "DESCRIPTION", default_value = "-")]
+    pub(crate) description: PathBuf,
+}
+
+fn example_names() -> clap::builder::PossibleValuesParser {
+    rasctl::inject::EXAMPLES.iter().map(|(name, _)| *name).collect::<Vec<_>>().into()
+}
 
 /// A format, or none: then each input is looked at.
 #[derive(Clone, Copy, Debug)]

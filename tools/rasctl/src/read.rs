@@ -166,6 +166,25 @@ pub fn paths(
     walk.sink.finish()
 }
 
+/// Reads one stream that is no file, called `name`.
+///
+/// # Errors
+/// [`Stop`].
+pub fn stream(
+    name: &str,
+    mut input: Input,
+    options: &Options,
+    sink: &mut dyn Sink,
+) -> Result<(), Stop> {
+    let mut output = Output { file: Arc::from(name), sink };
+    let stream = Stream { input: &mut input, path: None, named: true, unpacked: false };
+    let known = stream.read(options, &mut output);
+    if let Some(problem) = input.take_damage() {
+        output.damage(None, problem)?;
+    }
+    known.map(drop)
+}
+
 struct Walk<'a> {
     options: &'a Options,
     sink: &'a mut dyn Sink,

@@ -253,6 +253,7 @@ fn from_fields(record: &mut ErrorRecord) {
         bank.source = ErrorSource::Whea;
         record.class = bank.class;
         record.address = bank.address;
+        record.location = bank.location.clone();
         record.summary = bank.summary.clone();
         record.witnesses.push(bank);
         return;

@@ -44,7 +44,7 @@ pub(super) fn decode(registers: &McaRegisters, findings: &mut Findings) {
     if status.syndv() && registers.synd != 0 {
         syndrome(McaSynd::from_bits(registers.synd), findings);
         if code == DRAM_ECC && bank.is_some_and(|bank| bank.memory == Some(Memory::Ddr)) {
-            dram_ecc(McaSynd::from_bits(registers.synd), cpu, findings);
+            dram_ecc(McaSynd::from_bits(registers.synd), status, cpu, findings);
         }
     }
     for (name, synd) in [("synd1", registers.synd1), ("synd2", registers.synd2)] {
@@ -108,7 +108,7 @@ fn syndrome(synd: McaSynd, findings: &mut Findings) {
 ///
 /// Controllers for DDR5 use the bits above it otherwise; how is not published for all of them, so
 /// for those no more than the chip select is told.
-fn dram_ecc(synd: McaSynd, cpu: CpuSignature, findings: &mut Findings) {
+fn dram_ecc(synd: McaSynd, status: AmdStatus, cpu: CpuSignature, findings: &mut Findings) {
     let information = synd.error_information();
     findings.add("chip_select", Fact::Number((information & 7).into()));
     let ddr4 = match (cpu.family(), cpu.model()) {
@@ -118,6 +118,9 @@ fn dram_ecc(synd: McaSynd, cpu: CpuSignature, findings: &mut Findings) {
     };
     if ddr4 {
         findings.add("cid", Fact::Number((information >> 4 & 7).into()));
+    }
+    // A symbol is known of what could be corrected only.
+    if ddr4 && !status.uc() && !status.deferred() {
         findings.add("ecc_symbol", Fact::Number((information >> 8 & 0x3f).into()));
         findings.add("symbol_flags", Fact::Flags((information & 0xc000).into(), SYMBOL_FLAGS));
     }
@@ -225,6 +228,9 @@ mod tests {
         assert_eq!(findings.channel, Some(1), "but IPID is always valid");
         let left_out = found(&McaRegisters { synd: 0, ..umc() });
         assert_eq!(fact(&left_out, "syndrome_length"), None);
+        let deferred = found(&McaRegisters { status: 0x9420_1000_0000_011b, ..umc() });
+        assert_eq!(fact(&deferred, "cid"), Some(Fact::Number(3)));
+        assert_eq!(fact(&deferred, "ecc_symbol"), None);
         let empty = found(&McaRegisters { synd: 0x1234_0000_0200_0003, ..umc() });
         assert_eq!(fact(&empty, "syndrome"), None, "length 0");
         assert_eq!(fact(&empty, "chip_select"), Some(Fact::Number(3)));
@@ -306,7 +312,7 @@ mod tests {
             destat: !(1 << 44),
             deaddr: u64::MAX,
             ipid: 0xffff_f096_ffff_ffff & !(0xffff << 48),
-            status: !(0x3f << 16 | 1 << 44),
+            status: !(0x3f << 16 | 1 << 44 | 1 << 61),
             ..umc()
         };
         let mut findings = Findings::default();

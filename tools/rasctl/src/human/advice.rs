@@ -1,10 +1,10 @@
 //! What an error means for whoever runs the machine, and what to do about it.
 
-use ras_core::{ErrorClass as Class, ErrorRecord, ErrorSource, Severity};
+use ras_core::{ErrorClass as Class, ErrorRecord, ErrorSource, Raw, Severity};
 
 /// What happened to data and programs.
 pub(super) fn meaning(record: &ErrorRecord) -> &'static str {
-    match record.severity {
+    match worst(record) {
         _ if record.source == ErrorSource::ErrorSourceTable => {
             "how the platform reports errors; no error in itself"
         }
@@ -14,6 +14,10 @@ pub(super) fn meaning(record: &ErrorRecord) -> &'static str {
             "data was found lost before anybody used it; who reads it later will be stopped"
         }
         Severity::Ucna => "data is lost, but nothing used it: software need not act at once",
+        // Firmware's grades don't tell whether somebody read it.
+        Severity::Srao if !matches!(record.raw, Raw::Mca(_)) => {
+            "data is lost; whether a program used it already is not said"
+        }
         Severity::Srao => "data is lost, found before a program needed it: the system can run on",
         Severity::Srar => "a program or the kernel used data that is lost: it can't go on",
         Severity::Fatal => "the system can't go on safely: it stopped, or should be stopped",
@@ -21,10 +25,15 @@ pub(super) fn meaning(record: &ErrorRecord) -> &'static str {
     }
 }
 
+/// The worst that the record or one of its witnesses knows.
+fn worst(record: &ErrorRecord) -> Severity {
+    record.witnesses.iter().map(worst).fold(record.severity, Severity::max)
+}
+
 /// What to do.
 pub(super) fn advice(record: &ErrorRecord) -> &'static str {
     use Severity::{Corrected, Fatal, Informational, Unknown};
-    match (record.class, record.severity) {
+    match (record.class, worst(record)) {
         _ if record.source == ErrorSource::ErrorSourceTable => "none is needed",
         (_, Informational) => "none is needed",
         (_, Unknown) => "read the details below, and the log of the platform's firmware",

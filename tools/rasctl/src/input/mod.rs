@@ -244,7 +244,9 @@ impl Input {
         let count = *read.as_ref().unwrap_or(&0);
         self.buffer.truncate(end + count);
         self.ended = count == 0;
-        self.progress.fetch_add(count as u64, Ordering::Relaxed);
+        if self.compression.is_none() {
+            self.progress.fetch_add(count as u64, Ordering::Relaxed);
+        }
         let Err(error) = read else { return Ok(()) };
         let Some(compression) = &self.compression else { return Err(error) };
         let mut failed = compression.failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -377,6 +379,19 @@ mod tests {
         let mut input = slow(b"none here, CPE");
         assert_eq!(input.skip_to(b"CPER").unwrap(), 14);
         assert_eq!(slow(b"\0\0\0x").skip_while(|byte| byte == 0).unwrap(), 3);
+    }
+
+    #[test]
+    fn progress_counts_the_file_s_bytes() {
+        let mut packed =
+            flate2::read::GzEncoder::new(io::repeat(7).take(1 << 20), Default::default());
+        let mut bytes = Vec::new();
+        packed.read_to_end(&mut bytes).unwrap();
+        let length = bytes.len() as u64;
+        let mut input = Input::new(Box::new(io::Cursor::new(bytes))).unwrap();
+        let progress = input.progress();
+        assert_eq!(input.skip_while(|byte| byte == 7).unwrap(), 1 << 20);
+        assert_eq!(progress.load(Ordering::Relaxed), length);
     }
 
     #[test]

@@ -26,7 +26,30 @@ fn collect(path: &str, value: &Value, leaves: &mut Leaves) {
         Value::Null => {}
         leaf => {
             leaves.entry(path.to_owned()).or_default().insert(normal(leaf));
+            for (part, value) in parts(leaf) {
+                leaves.entry(format!("{path}.{part}")).or_default().insert(value);
+            }
         }
+    }
+}
+
+/// The numbers in a revision (`1.2`) and in a PCI address (`0000:3b:00.0`).
+fn parts(leaf: &Value) -> Vec<(&'static str, String)> {
+    let Some((head, tail)) = leaf.as_str().and_then(|text| text.split_once('.')) else {
+        return Vec::new();
+    };
+    if let (Ok(_), Ok(_)) = (head.parse::<u16>(), tail.parse::<u16>()) {
+        return vec![("major", head.to_owned()), ("minor", tail.to_owned())];
+    }
+    let numbers: Vec<u32> = head
+        .split(':')
+        .chain([tail])
+        .map_while(|part| u32::from_str_radix(part, 16).ok())
+        .collect();
+    let names = ["segment", "bus", "device", "function"];
+    match numbers.len() == names.len() {
+        true => names.into_iter().zip(numbers.iter().map(ToString::to_string)).collect(),
+        false => Vec::new(),
     }
 }
 
@@ -56,6 +79,9 @@ mod tests {
             assert_eq!(normal(&value), "26");
         }
         assert_eq!(normal(&json!("DIMM A1 ")), "dimm a1");
+        assert_eq!(parts(&json!("1.2")).len(), 2);
+        assert_eq!(parts(&json!("0000:3b:00.1"))[1], ("bus", "59".to_owned()));
+        assert_eq!(parts(&json!("a.b")), []);
         let leaves = leaves(&json!({"a": [{"b": 1}, {"b": 2}], "c": null}));
         assert_eq!(leaves.keys().collect::<Vec<_>>(), ["a.b"]);
         assert_eq!(leaves["a.b"].len(), 2);

@@ -30,7 +30,7 @@ pub(super) fn facts(cases: &[Case]) -> Vec<(&str, Fact)> {
             };
             for value in values {
                 let ours = found.as_ref().and_then(|path| pair.ours.get(path));
-                let ours = ours.map(|ours| match ours.contains(value) {
+                let ours = ours.map(|ours| match holds(ours, value) {
                     true => value.clone(),
                     false => ours.iter().cloned().collect::<Vec<_>>().join("|"),
                 });
@@ -69,8 +69,7 @@ fn structure(case: &Case, ours: &Value) -> Vec<Fact> {
     };
     if !records.is_empty() {
         fact("severity", structure.get("severity"), header("severity"));
-        fact("record_length", structure.get("record_length"), header("record_length"));
-        fact("section_count", structure.get("section_count"), header("section_count"));
+        fact("section_count", structure.get("section_count"), Some(records.len().to_string()));
     }
     let sections = structure.get("sections").and_then(Value::as_array);
     for (index, section) in sections.into_iter().flatten().enumerate() {
@@ -142,17 +141,103 @@ fn pairs<'a>(case: &'a Case, ours: &Value) -> Vec<Pair<'a>> {
     pairs
 }
 
-/// What can be compared: no booleans, and no names or descriptions of a code that stands beside them.
+/// What can be compared: numbers, GUIDs, texts that firmware wrote, and bytes, which libcper prints in
+/// base64. Its own words, dates and bits (as booleans or as `supported`) are left out.
 fn comparable(value: &Value) -> Leaves {
-    let words =
-        ["name", "description", "type_name", "label", "message", "desc", "typeName", "timestamp"];
-    let mut leaves = leaves(value);
-    leaves.retain(|path, values| {
-        let tail = path.rsplit('.').next().unwrap_or_default();
-        values.retain(|value| value != "true" && value != "false");
-        !words.contains(&tail) && !values.is_empty()
-    });
+    let mut leaves = Leaves::new();
+    walk("", value, &mut leaves);
     leaves
+}
+
+fn walk(path: &str, value: &Value, leaves: &mut Leaves) {
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                let separator = if path.is_empty() { "" } else { "." };
+                walk(&format!("{path}{separator}{name}"), member, leaves);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| walk(path, item, leaves)),
+        leaf => {
+            if let Some(value) = comparable_leaf(path, leaf) {
+                leaves.entry(path.to_owned()).or_default().insert(value);
+            }
+        }
+    }
+}
+
+/// Marks bytes: they may be part of a longer run of ours.
+const BYTES: &str = "bytes:";
+
+fn comparable_leaf(path: &str, leaf: &Value) -> Option<String> {
+    /// Firmware's own words.
+    const TEXTS: &[&str] = &["fruText", "signature"];
+    let tail = path.rsplit('.').next().unwrap_or_default();
+    match leaf {
+        Value::Number(_) => Some(normal(leaf)),
+        Value::String(text) if TEXTS.contains(&tail) => {
+            Some(normal(leaf)).filter(|_| !text.is_empty())
+        }
+        Value::String(text) => {
+            let value = normal(leaf);
+            let is_guid = text.len() == 36 && text.split('-').count() == 5;
+            if value.parse::<u64>().is_ok() || is_guid {
+                return Some(value);
+            }
+            let octets: Vec<&str> = text.split(':').collect();
+            if octets.len() > 2 && octets.iter().all(|octet| octet.len() == 2) {
+                return Some(format!("{BYTES}{}", octets.concat().to_ascii_lowercase()));
+            }
+            // A word can look like base64; what holds no digit and no sign is taken for one.
+            let telling =
+                text.contains(|c: char| c.is_ascii_digit() || matches!(c, '+' | '/' | '='));
+            let bytes = base64(text).filter(|bytes| telling && bytes.len() > 1)?;
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            Some(format!("{BYTES}{hex}"))
+        }
+        _ => None,
+    }
+}
+
+/// RFC 4648, section 4; `None` for what is none.
+fn base64(text: &str) -> Option<Vec<u8>> {
+    let digit = |c: u8| {
+        Some(match c {
+            b'A'..=b'Z' => c - b'A',
+            b'a'..=b'z' => c - b'a' + 26,
+            b'0'..=b'9' => c - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        })
+    };
+    let digits = text.trim_end_matches('=').as_bytes();
+    if !text.len().is_multiple_of(4) || text.is_empty() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    for group in digits.chunks(4) {
+        let mut bits: u32 = 0;
+        for position in 0..4 {
+            let value = group.get(position).map_or(Some(0), |c| digit(*c))?;
+            bits = bits << 6 | u32::from(value);
+        }
+        let [_, a, b, c] = bits.to_be_bytes();
+        bytes.extend([a, b, c].iter().take(group.len() - 1));
+    }
+    Some(bytes)
+}
+
+/// Whether ours holds the value: the same, or bytes that are part of a run of ours.
+fn holds(ours: &BTreeSet<String>, value: &str) -> bool {
+    match value.strip_prefix(BYTES) {
+        Some(hex) => {
+            let number = u64::from_str_radix(hex, 16).ok();
+            ours.iter().any(|ours| ours.contains(hex))
+                || number.is_some_and(|number| ours.contains(&number.to_string()))
+        }
+        None => ours.contains(value),
+    }
 }
 
 /// For each section type and path of theirs: our path that has its value in every case, or else in
@@ -183,7 +268,8 @@ fn learn(pairs: &[Pair<'_>]) -> Correspondence {
             let matches = cases
                 .iter()
                 .filter(|(values, ours)| {
-                    ours.get(candidate).is_some_and(|ours| values.is_subset(ours))
+                    let ours = ours.get(candidate);
+                    ours.is_some_and(|ours| values.iter().all(|value| holds(ours, value)))
                 })
                 .count();
             if matches > best.map_or(0, |(most, _)| most) {
@@ -193,4 +279,23 @@ fn learn(pairs: &[Pair<'_>]) -> Correspondence {
         correspondence.insert((kind, path), best.map(|(_, path)| path.clone()));
     }
     correspondence
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn bytes_are_found_in_longer_ones() {
+        assert_eq!(base64("AQID"), Some(vec![1, 2, 3]));
+        assert_eq!(base64("AQI="), Some(vec![1, 2]));
+        assert_eq!(base64("AQ=="), Some(vec![1]));
+        assert_eq!(base64("A"), None);
+        let value = comparable_leaf("data", &json!("AQI=")).unwrap();
+        assert!(holds(&BTreeSet::from(["00010203".to_owned()]), &value));
+        assert!(!holds(&BTreeSet::from(["000103".to_owned()]), &value));
+        assert_eq!(comparable_leaf("kind", &json!("supported")), None);
+        assert_eq!(comparable_leaf("pdi", &json!("aa:61:19")), Some("bytes:aa6119".into()));
+    }
 }

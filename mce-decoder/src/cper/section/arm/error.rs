@@ -24,7 +24,7 @@ pub struct ArmErrorInfo {
     pub validation_bits: U16,
     /// Bit 1 cache, 2 TLB, 3 bus, 4 microarchitecture.
     pub error_type: u8,
-    /// 0: one error, 1: several; else, how many there were before this one.
+    /// 0: one error, 1: several, else their number.
     pub multiple_error: U16,
     pub flags: u8,
     pub error_info: U64,
@@ -123,6 +123,11 @@ impl ArmErrorInfo {
             let address = self.virtual_fault_address.get();
             self.is_valid(3).then_some((address, AddressMode::Linear))
         }
+    }
+
+    /// How many errors it stands for, where that is said.
+    pub(super) fn count(&self) -> u32 {
+        if self.is_valid(0) { u32::from(self.multiple_error.get()).max(1) } else { 1 }
     }
 
     /// The error in words, without its severity.

@@ -158,6 +158,7 @@ fn errors(section: &Section<'_>, mut at: usize, count: usize, record: &mut Error
 fn summarize(worst: Option<&ArmErrorInfo>, record: &mut ErrorRecord) {
     let mut summary = String::with_capacity(96);
     record.class = worst.map_or(ErrorClass::Processor, ArmErrorInfo::class);
+    record.count = worst.map_or(1, ArmErrorInfo::count);
     summary.push_str("ARM ");
     match worst {
         None => summary.push_str("processor error"),

@@ -8,6 +8,7 @@ fn info(error_type: u8, word: u64, valid: u16) -> Vec<u8> {
         info.length = 32;
         info.validation_bits = U16::new(valid);
         info.error_type = error_type;
+        info.multiple_error = U16::new(3);
         info.flags = 0b1001;
         info.error_info = U64::new(word);
         info.virtual_fault_address = U64::new(0xffff_0000_1234_5678);
@@ -47,7 +48,7 @@ fn the_worst_error_gives_class_and_address() {
     let bytes = section(&[info(1 << 1, cache, 0xf), info(1 << 3, bus, 0x1f)], &[], &[7, 8, 9]);
     let record = decoded(SECTION_TYPE, 0, &bytes);
     assert_eq!(record.problems, []);
-    assert_eq!(record.class, ErrorClass::Bus);
+    assert_eq!((record.class, record.count), (ErrorClass::Bus, 3));
     assert_eq!(
         record.summary,
         "ARM bus error during data write, level 0, uncorrected, action optional, at 0x8012345678"

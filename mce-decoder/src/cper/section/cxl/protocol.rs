@@ -223,7 +223,8 @@ fn named_errors(log: &[u8]) -> String {
         let status = number_at(log, at, 4).unwrap_or(0);
         table.iter().filter(move |(bit, _)| status >> bit & 1 == 1).map(|(_, name)| *name)
     };
-    let names: Vec<&str> = set(0, UNCORRECTABLE).chain(set(12, CORRECTABLE)).collect();
+    let corrected = set(12, CORRECTABLE).map(|name| format!("corrected {name}"));
+    let names: Vec<String> = set(0, UNCORRECTABLE).map(String::from).chain(corrected).collect();
     if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) }
 }
 

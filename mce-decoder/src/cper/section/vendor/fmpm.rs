@@ -71,11 +71,11 @@ pub(super) fn decode(section: &Section<'_>, record: &mut ErrorRecord) {
         };
     }
     let checksum = field!(true, checksum).map(U32::get);
-    let valid = field!(true, validation_bits).map_or(0, U64::get);
-    let is = |bit: u32| valid >> bit & 1 == 1;
+    let valid = field!(true, validation_bits).map(U64::get);
+    let is = |bit: u32| valid.unwrap_or(0) >> bit & 1 == 1;
     let details = &mut record.details;
     details.add_some("checksum", checksum.map(|sum| Value::Hex(sum.into())));
-    details.add_hex("validation_bits", valid);
+    details.add_some("validation_bits", valid.map(Value::Hex));
     let arch_type = field!(is(0), fru_arch_type).map(U32::get);
     let arch_types = &[(0, "CPUID leaf 1, EAX")];
     details.add_some("fru_arch_type", arch_type.map(|kind| Value::code(kind.into(), arch_types)));
@@ -84,8 +84,9 @@ pub(super) fn decode(section: &Section<'_>, record: &mut ErrorRecord) {
     details.add_some("fru_id_type", id_type.map(|kind| Value::code(kind.into(), &[(0, "PPIN")])));
     let id = field!(is(3), fru_id).map(U64::get);
     details.add_some("fru_id", id.map(Value::Hex));
-    let count = field!(is(4), nr_entries).map_or(0, U32::get);
-    details.add("nr_entries", count);
+    let count = field!(is(4), nr_entries).map(U32::get);
+    details.add_some("nr_entries", count);
+    let count = count.unwrap_or(0);
     fields.finish("FRU memory poison", section, record);
 
     let entries = section.body.get(size_of::<MemoryPoison>()..).unwrap_or_default();
@@ -108,13 +109,13 @@ pub(super) fn decode(section: &Section<'_>, record: &mut ErrorRecord) {
     }
 
     let of = id.map_or_else(|| "an unknown FRU".into(), |id| format!("the FRU {id:#x}"));
-    let plural = if read == 1 { "place" } else { "places" };
-    summarize(
-        record,
-        ErrorClass::Memory,
-        format!("{read} poisoned {plural} in the memory of {of}"),
-    );
-    record.count = count.max(1);
+    let what = match read {
+        0 => format!("poison in the memory of {of}, its place not told"),
+        1 => format!("1 poisoned place in the memory of {of}"),
+        _ => format!("{read} poisoned places in the memory of {of}"),
+    };
+    summarize(record, ErrorClass::Memory, what);
+    record.count = u32::try_from(read).unwrap_or(u32::MAX).max(1);
 }
 
 /// The bytes behind the checksum, summed.

@@ -9,7 +9,7 @@ use ras_core::{Details, ErrorClass, ErrorRecord, Guid, Location, McaRegisters, R
 use super::{cut, summarize};
 use crate::cper::section::Section;
 use crate::layout::number_at;
-use crate::mca::{self, Context};
+use crate::mca::{self, Context, phrase};
 use crate::trace::mce_record::vendor;
 
 /// A fatal machine check, as the kernel's `struct mce`.
@@ -80,7 +80,8 @@ pub(super) fn adopt(bank: &ErrorRecord, record: &mut ErrorRecord) {
     record.count = bank.count;
     let fru = record.location.fru.take();
     record.location = Location { fru, ..bank.location.clone() };
-    record.summary = bank.summary.clone();
+    // The firmware's word is the record's severity, and the summary names it once.
+    record.summary = bank.summary.replacen(phrase(bank.severity), phrase(record.severity), 1);
 }
 
 pub(super) fn kernel_log(section: &Section<'_>, record: &mut ErrorRecord) {
