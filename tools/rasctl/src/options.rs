@@ -85,7 +85,7 @@ pub(crate) struct Decode {
     pub(crate) format: FormatChoice,
 
     /// The processor, where an input does not name it: FAMILY:MODEL:STEPPING, or CPUID leaf 1 EAX;
-    /// `intel:`, `amd:`, `hygon:` or `zhaoxin:` may stand before it.
+    /// `intel:`, `amd:`, `hygon:` or `zhaoxin:` may stand before it. `host` is this one.
     #[arg(long, value_name = "FMS")]
     pub(crate) cpu: Option<Cpu>,
 
