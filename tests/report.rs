@@ -6,6 +6,7 @@ mod data;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use boon::{Compiler, Schemas};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -172,8 +173,22 @@ fn it_is_drawn_light_and_dark_wide_and_narrow() {
 }
 
 #[test]
-#[ignore = "temporary"]
-fn dump() {
+fn the_analysis_is_as_the_schema_says() {
+    let schema: Value = serde_json::from_str(rasctl::json::SCHEMA).unwrap();
+    let id = schema["$id"].as_str().unwrap().to_owned();
+    let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
+    compiler.add_resource(&id, schema).unwrap();
+    let analysis = compiler.compile(&format!("{id}#/$defs/analysis"), &mut schemas).unwrap();
+
     let (_scratch, log) = machine();
-    Command::new("cp").args(["-rT", &log, "/tmp/rep/log"]).status().unwrap();
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    for input in [&log, goldens.to_str().unwrap(), "/dev/null", "/nowhere"] {
+        let printed = rasctl(&["analyze", "--json", input]);
+        let mut object: Value = serde_json::from_slice(&printed.stdout).unwrap();
+        if let Err(error) = schemas.validate(&object, analysis) {
+            panic!("{input}: {error:#}\n{object:#}");
+        }
+        object["verdict"] = Value::Null;
+        assert!(schemas.validate(&object, analysis).is_err(), "a schema that takes anything");
+    }
 }

@@ -5,12 +5,13 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use rasctl::analyze::{Analysis, Findings, json, text};
+use rasctl::input::Input;
 use rasctl::join::Joining;
-use rasctl::read::{self, Options, Sink};
+use rasctl::read::{self, Damage, Found, Options, Sink};
 use rasctl::report::{self, Collector};
 
-use crate::Failure;
 use crate::options::{Analyze, Decode, Report};
+use crate::{Failure, progress};
 
 pub(crate) fn analyze(
     analyze: &Analyze,
@@ -65,7 +66,7 @@ fn write(output: &Path, force: bool, page: &[u8]) -> io::Result<()> {
 }
 
 /// Everything in the inputs, and which of them could not be read.
-fn read<S: Sink>(inputs: &Decode, mut sink: S) -> Result<(S, Vec<String>), Failure> {
+fn read<S: Sink>(inputs: &Decode, sink: S) -> Result<(S, Vec<String>), Failure> {
     let Decode { format, cpu, no_join, files } = inputs;
     let options = Options { format: format.0, cpu: *cpu };
     let mut unreadable = Vec::new();
@@ -73,14 +74,38 @@ fn read<S: Sink>(inputs: &Decode, mut sink: S) -> Result<(S, Vec<String>), Failu
         eprintln!("rasctl: reading {file}: {error}");
         unreadable.push(format!("{file}: {error}"));
     };
+    let mut watched = Watched(sink);
     if *no_join {
-        read::paths(files, &options, &mut sink, &mut unread)?;
+        read::paths(files, &options, &mut watched, &mut unread)?;
     } else {
-        let mut joining = Joining::new(sink);
+        let mut joining = Joining::new(watched);
         read::paths(files, &options, &mut joining, &mut unread)?;
-        sink = joining.into_inner();
+        watched = joining.into_inner();
     }
-    Ok((sink, unreadable))
+    Ok((watched.0, unreadable))
+}
+
+/// A sink that shows how far long inputs are read.
+struct Watched<S>(S);
+
+impl<S: Sink> Sink for Watched<S> {
+    fn record(&mut self, found: Found) -> io::Result<()> {
+        self.0.record(found)
+    }
+
+    fn damage(&mut self, damage: Damage) -> io::Result<()> {
+        self.0.damage(damage)
+    }
+
+    fn note(&mut self, file: &str, note: &str) -> io::Result<()> {
+        self.0.note(file, note)
+    }
+
+    fn begin(&mut self, file: &str, input: Option<(&Input, u64)>) {
+        if let Some((input, size)) = input {
+            progress::show(file, &input.progress(), size);
+        }
+    }
 }
 
 fn verdict(findings: &Findings) -> Result<(), Failure> {

@@ -100,7 +100,7 @@ struct Map<'a> {
 }
 
 const SIDE: f64 = 14.0;
-const LEFT: f64 = 150.0;
+const LEFT: f64 = 112.0;
 const TOP: f64 = 24.0;
 
 impl Map<'_> {
@@ -133,7 +133,9 @@ impl Map<'_> {
                                 title { ((self.name)(*row, *column)) ": " (field.words()) }
                             }
                             @if field.uncorrected > 0 {
-                                path.lost d=(format!("M{} {}l7 7m0-7l-7 7", at(x + 3.5), at(y + 3.5))) {}
+                                @let cross = format!("M{} {}l7 7m0-7l-7 7", at(x + 3.5), at(y + 3.5));
+                                path.halo d=(cross) {}
+                                path.lost d=(cross) {}
                             }
                         }
                     }
@@ -287,7 +289,7 @@ pub(super) fn machine_checks(findings: &Findings) -> Option<Markup> {
         format!("CPU {}, bank {}", cpu.unwrap_or(&0), bank.unwrap_or(&0))
     };
     let map = Map {
-        title: "Machine checks".into(),
+        title: "Errors by CPU and bank".into(),
         across: "machine-check bank",
         columns: banks.iter().map(ToString::to_string).collect(),
         every: 2,

@@ -86,6 +86,9 @@ pub(super) fn draw(findings: &Findings) -> Markup {
             @if !storms.is_empty() {
                 li { span.swatch.stormy {} "storm " b { (storms.len()) } }
             }
+            @if findings.errors.get(Level::Uncorrected) > 0 || findings.errors.get(Level::Fatal) > 0 {
+                li { span.cross aria-hidden="true" { "×" } "data was lost" }
+            }
             @if storms.len() > STORMS { li { (storms.len() - STORMS) " storms are not drawn" } }
             @let untimed = findings.timeline.untimed.total();
             @if untimed > 0 { li.muted { (plural(untimed, "error")) " without a time, not drawn" } }
@@ -106,12 +109,16 @@ fn bar(step: &Levels, left: f64, width: f64, base: f64, highest: u64, tooltip: &
             rects.push((level, y, height));
         }
     }
+    let top = y;
     html! {
         g.step {
             title { (tooltip) }
             @for (level, y, height) in rects {
                 rect class=(level.name()) x=(at(left)) y=(at(y)) width=(at(width))
                     height=(at(height)) {}
+            }
+            @if step.get(Level::Uncorrected) > 0 || step.get(Level::Fatal) > 0 {
+                path.lost d=(format!("M{} {}l7 7m0-7l-7 7", at(left + width / 2.0 - 3.5), at(top - 12.0))) {}
             }
         }
     }
