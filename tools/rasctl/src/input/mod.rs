@@ -33,6 +33,8 @@ pub struct Input {
     compression: Option<Compression>,
     damage: Option<Problem>,
     progress: Arc<AtomicU64>,
+    /// Bytes of the file, as they lie there; 0 where nobody knows.
+    size: u64,
 }
 
 /// A layer of compression that is being undone.
@@ -67,7 +69,9 @@ impl Input {
     /// # Errors
     /// It can't be opened or read.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Self::new(Box::new(File::open(path)?))
+        let file = File::open(path)?;
+        let size = file.metadata().map_or(0, |metadata| metadata.len());
+        Ok(Self { size, ..Self::new(Box::new(file))? })
     }
 
     /// Everything that comes out of `reader`, decompressed.
@@ -110,7 +114,14 @@ impl Input {
             compression: None,
             damage: None,
             progress: Arc::default(),
+            size: 0,
         }
+    }
+
+    /// Bytes of the file it comes from, as they lie there; 0 where nobody knows.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
     }
 
     /// Bytes read from the file so far, compressed as they are there.
