@@ -1,7 +1,7 @@
 //! A case's input through our decoders, as JSON.
 
-use mce_decoder::text::{Found, LineDecoder};
-use mce_decoder::{Decoded, cper, mca};
+use mce_decoder::text::{Found, LineDecoder, bgl, edac_sysfs, kernel_log, mcelog};
+use mce_decoder::{Decoded, acpi, cper, mca, trace, whea};
 use ras_core::{CpuVendor, ErrorRecord, McaRegisters};
 use serde_json::{Value, json};
 
@@ -33,7 +33,12 @@ pub(super) fn json(record: &ErrorRecord) -> Value {
 
 fn decoded(case: &Case) -> Option<Decoded> {
     if let Some(hex) = case.input.get("hex").and_then(Value::as_str) {
-        return Some(Decoded::sequence(&bytes(hex)?, cper::decode_record));
+        let bytes = bytes(hex)?;
+        return Some(match bytes.get(..4)? {
+            b"BERT" => acpi::decode_table(&bytes),
+            b"WhLg" => whea::decode_raw(&bytes),
+            _ => Decoded::sequence(&bytes, cper::decode_record),
+        });
     }
     if let Some(text) = case.input.get("text").and_then(Value::as_str) {
         return Some(Decoded { records: lines(text), ..Decoded::default() });
@@ -42,10 +47,19 @@ fn decoded(case: &Case) -> Option<Decoded> {
     Some(mca::decode(&registers, mca::Context::default()).into())
 }
 
-/// The records in a piece of text.
+/// The records in a piece of text, by the decoder that makes most of it: the corpus does not say what
+/// its texts are, and `rasctl` looks at more than a few lines before it decides.
 fn lines(text: &str) -> Vec<ErrorRecord> {
-    let mut decoder = mce_decoder::trace::text::TraceText::default();
-    feed(&mut decoder, text)
+    let decoders: [Box<dyn LineDecoder>; 5] = [
+        Box::new(kernel_log::KernelLog::new(kernel_log::Options::default())),
+        Box::new(mcelog::Mcelog::new(kernel_log::Options::default())),
+        Box::new(edac_sysfs::EdacTools::default()),
+        Box::new(bgl::BlueGene::default()),
+        Box::new(trace::text::TraceText::default()),
+    ];
+    let found = decoders.into_iter().map(|mut decoder| feed(decoder.as_mut(), text));
+    // The first of those that make the same of it.
+    found.reduce(|best, next| if next.len() > best.len() { next } else { best }).unwrap_or_default()
 }
 
 fn feed(decoder: &mut dyn LineDecoder, text: &str) -> Vec<ErrorRecord> {
