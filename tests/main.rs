@@ -6,5 +6,6 @@ mod decode;
 mod failover;
 mod migrate;
 mod persist;
+mod report;
 mod unplug;
 mod walk;

@@ -64,14 +64,25 @@ impl Value {
             let bit = left.trailing_zeros();
             left &= left - 1;
             let name = table.iter().find(|(known, _)| *known == bit);
-            names.push(Self::Text(match name {
-                Some((_, name)) => Cow::Borrowed(*name),
-                None => Cow::Owned(alloc::format!("bit {bit}")),
-            }));
+            let name = name.map(|(_, name)| *name);
+            let number = usize::try_from(bit).unwrap_or_default();
+            let name = name.or(BITS.get(number).copied()).unwrap_or_default();
+            names.push(Self::Text(Cow::Borrowed(name)));
         }
         Self::List(names)
     }
 }
+
+/// Bits that nobody has named.
+const BITS: [&str; 64] = [
+    "bit 0", "bit 1", "bit 2", "bit 3", "bit 4", "bit 5", "bit 6", "bit 7", "bit 8", "bit 9",
+    "bit 10", "bit 11", "bit 12", "bit 13", "bit 14", "bit 15", "bit 16", "bit 17", "bit 18",
+    "bit 19", "bit 20", "bit 21", "bit 22", "bit 23", "bit 24", "bit 25", "bit 26", "bit 27",
+    "bit 28", "bit 29", "bit 30", "bit 31", "bit 32", "bit 33", "bit 34", "bit 35", "bit 36",
+    "bit 37", "bit 38", "bit 39", "bit 40", "bit 41", "bit 42", "bit 43", "bit 44", "bit 45",
+    "bit 46", "bit 47", "bit 48", "bit 49", "bit 50", "bit 51", "bit 52", "bit 53", "bit 54",
+    "bit 55", "bit 56", "bit 57", "bit 58", "bit 59", "bit 60", "bit 61", "bit 62", "bit 63",
+];
 
 impl From<&'static str> for Value {
     fn from(text: &'static str) -> Self {

@@ -422,14 +422,19 @@ impl Guid {
 
 impl fmt::Display for Guid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let order = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
-        for (position, index) in order.into_iter().enumerate() {
-            if matches!(position, 4 | 6 | 8 | 10) {
-                f.write_str("-")?;
+        const ORDER: [usize; 16] = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [b'-'; 36];
+        // Where there is no dash: 8-4-4-4-12.
+        let mut places = (0..36).filter(|place| !matches!(place, 8 | 13 | 18 | 23));
+        for index in ORDER {
+            for nibble in [self.0[index] >> 4, self.0[index] & 15] {
+                if let Some(place) = places.next() {
+                    text[place] = DIGITS[usize::from(nibble)];
+                }
             }
-            write!(f, "{:02x}", self.0[index])?;
         }
-        Ok(())
+        f.pad(core::str::from_utf8(&text).unwrap_or_default())
     }
 }
 

@@ -326,3 +326,15 @@ fn shells_and_readers_of_manuals_are_served() {
     assert!(page.out.contains("Exit codes"), "{}", page.out);
     assert_eq!(rasctl(&["man", "nonsense"], b"").code, 1);
 }
+
+#[test]
+fn the_processor_can_be_told_where_an_input_does_not_name_it() {
+    let line = r#"{"bank":7,"status":"0x8c00004000010091","addr":"0x12345000","misc":"0x86"}"#;
+    let unknown = json(&["-"], line.as_bytes());
+    assert_eq!((unknown.code, &unknown.lines()[0]["raw"]["mca"]["vendor"]), (1, &"unknown".into()));
+    let told = json(&["--cpu", "6:0x55:4", "-"], line.as_bytes());
+    let record = &told.lines()[0];
+    assert_eq!((told.code, &record["raw"]["mca"]["cpuid"]), (0, &"0x50654".into()), "{record}");
+    assert_eq!(record["details"]["generation"], "Skylake server");
+    assert_eq!(json(&["--cpu", "6:x", "-"], line.as_bytes()).code, 2);
+}

@@ -107,8 +107,8 @@ fn attach(name: &'static str, details: Vec<Detail>, records: &mut [ErrorRecord])
 
 /// The field-replaceable unit: its text, or else its id.
 fn fru(text: Option<&[u8]>, id: Option<[u8; 16]>) -> Option<String> {
-    let id = id.filter(|id| *id != [0; 16]).map(|id| format!("{}", Guid(id)));
-    text.map(self::text).filter(|text| !text.is_empty()).or(id)
+    let id = || id.filter(|id| *id != [0; 16]).map(|id| format!("{}", Guid(id)));
+    text.map(self::text).filter(|text| !text.is_empty()).or_else(id)
 }
 
 /// ASCII in a fixed field, which a zero byte may end early.

@@ -229,7 +229,9 @@ fn has_recovery(registers: &McaRegisters) -> bool {
 fn has_count(registers: &McaRegisters) -> bool {
     let cap = McgCap::from_bits(registers.mcg_cap);
     let cpu = CpuSignature::from_bits(registers.cpuid);
-    let is_older = registers.vendor == CpuVendor::Intel && vendor::intel::predates_count(cpu);
+    let is_older = registers.vendor == CpuVendor::Intel
+        && registers.cpuid != 0
+        && vendor::intel::predates_count(cpu);
     cap.cmci_p() || (!cap.is_known() && is_intel(registers.vendor) && !is_older)
 }
 

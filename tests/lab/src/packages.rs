@@ -14,6 +14,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{cache, capability};
 
+/// The browser that reports are looked at with: the package, and its program.
+pub const BROWSER: &str = "chromium";
+
 /// Every package a story may install, and what for. A package that is not here is installed as well;
 /// the announcement then gives only its own description.
 const PURPOSES: &[(&str, &str)] = &[
@@ -26,6 +29,7 @@ const PURPOSES: &[(&str, &str)] = &[
     ("crmsh", "the cluster's shell"),
     ("fence-agents", "fencing between the cluster's nodes"),
     ("iproute2", "network namespaces between the cluster's nodes"),
+    (BROWSER, "shows reports as a person sees them"),
 ];
 
 /// Makes sure that `packages` are installed. Says what it installs and why, and shows progress.

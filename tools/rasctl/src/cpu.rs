@@ -5,6 +5,8 @@ use std::str::FromStr;
 use mce_decoder::cpu;
 use ras_core::{CpuVendor, McaRegisters};
 
+use crate::host_cpu::host_cpu;
+
 /// A processor's maker and model.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cpu {
@@ -26,12 +28,16 @@ impl Cpu {
     }
 }
 
-/// Every spelling that [`mce_decoder::cpu::Cpu`] knows: `6:0x55:4`, `0x50654`, `amd:0x19:1`,
+/// `host` for this one, or every spelling that [`mce_decoder::cpu::Cpu`] knows: `6:0x55:4`, `0x50654`, `amd:0x19:1`,
 /// `GenuineIntel-6-55-4`, `Family 6 Model 85 Stepping 4`.
 impl FromStr for Cpu {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text == "host" {
+            let (vendor, cpuid) = host_cpu().ok_or("this host has no CPUID")?;
+            return Ok(Self { vendor, cpuid });
+        }
         let named: cpu::Cpu = text.parse().map_err(|error: cpu::CpuError| error.to_string())?;
         let vendor = named
             .likely_vendor()

@@ -168,7 +168,7 @@ fn address(address: &ErrorAddress, out: &mut Vec<u8>) {
     object.end();
 }
 
-fn location(location: &Location, out: &mut Vec<u8>) {
+pub(crate) fn location(location: &Location, out: &mut Vec<u8>) {
     let Location { cpu, socket, imc, channel, dimm, fru, pci } = location;
     let mut object = Object::begin(out);
     object.some("cpu", *cpu);

@@ -2,7 +2,8 @@
 //!
 //! [`read::paths`] takes files, directories and standard input, looks at what they are
 //! ([`format::FORMATS`]) and hands every record, with its place, to a [`read::Sink`];
-//! [`join::Joining`] makes one record of several reports of one error on the way.
+//! [`join::Joining`] makes one record of several reports of one error on the way. [`analyze::Analysis`]
+//! is a sink that finds what many records have in common, and [`report::page`] draws it.
 
 #![forbid(unsafe_code)]
 
@@ -20,6 +21,9 @@ pub mod whea_xml;
 
 pub mod human;
 pub mod json;
+
+pub mod analyze;
+pub mod report;
 
 pub mod inject;
 

@@ -4,6 +4,7 @@
 
 mod build;
 mod decode;
+mod findings;
 mod help;
 mod options;
 mod pages;
@@ -27,6 +28,8 @@ enum Failure {
     NotDone(String),
     /// 2: rasd, the store or the file could not be asked or read.
     NotReached(String),
+    /// Another code, and everything is said.
+    Code(u8),
     /// 0: whoever reads our output has seen enough.
     BrokenPipe,
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
     let flushed = out.flush().map_err(Failure::from);
     match result.and(flushed) {
         Ok(()) | Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
+        Err(Failure::Code(code)) => ExitCode::from(code),
         Err(Failure::NotDone(message)) => complain(&message, 1),
         Err(Failure::NotReached(message)) => complain(&message, 2),
     }
@@ -68,6 +72,8 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
     let json = *json;
     match &options.command {
         Command::Decode(decode) => return decode::run(decode, json, out),
+        Command::Analyze(analyze) => return findings::analyze(analyze, json, out),
+        Command::Report(report) => return findings::report(report, out),
         Command::Formats => return decode::formats(json, out),
         Command::Inject(Inject::Build(build)) => return build::run(build, out),
         Command::Completions { shell } => return help::completions(*shell, out),
@@ -105,7 +111,10 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
             }
             Ok(writeln!(out, "the list in {} is accepted as it is", store.dir)?)
         }
+        // Answered above: these ask nobody.
         Command::Decode(_)
+        | Command::Analyze(_)
+        | Command::Report(_)
         | Command::Formats
         | Command::Inject(_)
         | Command::Completions { .. }

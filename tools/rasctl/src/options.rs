@@ -52,6 +52,12 @@ pub(crate) enum Command {
     AcceptDamage(Note),
     /// Decode hardware errors from files of any kind, without acting.
     Decode(Decode),
+    /// What errors have in common: totals, storms, faults, what to replace, which pages to retire.
+    #[command(after_help = ANALYZE_HELP)]
+    Analyze(Analyze),
+    /// The same as one self-contained HTML page.
+    #[command(after_help = ANALYZE_HELP)]
+    Report(Report),
     /// The formats that `decode` reads.
     Formats,
     /// Make inputs for decoders.
@@ -67,7 +73,7 @@ pub(crate) enum Command {
         /// The command, and the one below it.
         command: Vec<String>,
     },
-    /// The JSON Schema of what `decode --json` prints.
+    /// The JSON Schema of what `decode --json` prints, and under `analysis` what `analyze --json` does.
     Schema,
 }
 
@@ -79,7 +85,7 @@ pub(crate) struct Decode {
     pub(crate) format: FormatChoice,
 
     /// The processor, where an input does not name it: FAMILY:MODEL:STEPPING, or CPUID leaf 1 EAX;
-    /// `intel:`, `amd:`, `hygon:` or `zhaoxin:` may stand before it.
+    /// `intel:`, `amd:`, `hygon:` or `zhaoxin:` may stand before it. `host` is this one.
     #[arg(long, value_name = "FMS")]
     pub(crate) cpu: Option<Cpu>,
 
@@ -92,6 +98,36 @@ pub(crate) struct Decode {
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
 }
+
+#[derive(Args, Debug)]
+pub(crate) struct Analyze {
+    #[command(flatten)]
+    pub(crate) inputs: Decode,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Report {
+    /// The file to write; `-` is standard output.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+
+    /// Write the file even if there is one already.
+    #[arg(long)]
+    pub(crate) force: bool,
+
+    #[command(flatten)]
+    pub(crate) inputs: Decode,
+}
+
+const ANALYZE_HELP: &str = "\
+Errors are counted by what reports say they stand for; witnesses of one error count
+once, and notices not at all. Nothing is acted on. Storms, rows, columns and banks have
+the limits of field studies, which the reasons name.
+
+Exit codes:
+  0  no errors
+  1  errors were found
+  2  an input could not be read, or is damaged and shows no error, or wrong usage";
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Inject {

@@ -1,7 +1,7 @@
 //! Every test: lints, the workspace's tests with the real programs, a round of fuzzing, the labs.
 
 use anyhow::{Context as _, Result};
-use ras_lab::{Summary, artifacts};
+use ras_lab::{Summary, artifacts, packages};
 
 use crate::{cargo, check, fuzz, lab};
 
@@ -14,6 +14,12 @@ pub(crate) fn run(labs: bool) -> Result<bool> {
     let directory = programs.first().and_then(|program| program.parent());
     let directory = directory.context("cargo puts programs into a directory")?;
     let guest = artifacts::guest()?;
+
+    // The stories that want it say so and are skipped where it can't be had.
+    match packages::obtainable(packages::BROWSER, packages::BROWSER) {
+        Ok(()) => packages::ensure(&[packages::BROWSER])?,
+        Err(why) => println!("xtask: no browser to look at reports with: {why}"),
+    }
 
     let arguments = ["test", "--workspace"];
     let mut tests = cargo::command(&arguments);

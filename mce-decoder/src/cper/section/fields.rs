@@ -33,13 +33,24 @@ impl<T: FromZeros + IntoBytes> Fields<T> {
     }
 
     /// Whether a field that ends at `end` is both claimed and there.
+    #[inline]
     pub(super) fn is_there(&mut self, valid: bool, name: &str, end: usize) -> bool {
-        if valid && end > self.available {
-            let separator = if self.lacking.is_empty() { "" } else { ", " };
-            self.lacking.push_str(separator);
-            self.lacking.push_str(name);
+        let there = end <= self.available;
+        if valid && !there {
+            self.lack(name);
         }
-        valid && end <= self.available
+        valid && there
+    }
+
+    #[cold]
+    fn lack(&mut self, name: &str) {
+        // A field may be asked for twice, where bits of it have validity bits of their own.
+        if self.lacking.split(", ").any(|told| told == name) {
+            return;
+        }
+        let separator = if self.lacking.is_empty() { "" } else { ", " };
+        self.lacking.push_str(separator);
+        self.lacking.push_str(name);
     }
 
     /// Tells what was claimed and is not there. `name` is the section's.

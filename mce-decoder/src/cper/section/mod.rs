@@ -96,10 +96,6 @@ const SECTIONS: &[SectionType] = &[
     SectionType::new(dmar::vtd::SECTION_TYPE, "VT-d DMAr", dmar::vtd::decode),
     SectionType::new(dmar::iommu::SECTION_TYPE, "IOMMU DMAr", dmar::iommu::decode),
     SectionType::new(ccix::SECTION_TYPE, "CCIX PER", ccix::decode),
-    SectionType::named(
-        "Itanium processor",
-        Guid::new(0xe429_faf1, 0x3cb7, 0x11d4, [0xbc, 0xa7, 0x00, 0x80, 0xc7, 0x3c, 0x88, 0x81]),
-    ),
 ];
 
 impl SectionType {

@@ -543,12 +543,12 @@ pub(super) const USB: &Codes = &[
 
 /// `MCA_STATUS_USR_DP`.
 pub(super) const USR_DP: &Codes = &[
-    (0, "main controller command error"),
-    (1, "main controller receive FIFO error"),
-    (2, "main controller deskew error"),
-    (3, "main controller detection timed out"),
-    (4, "main controller flow control error"),
-    (5, "main controller data-valid FIFO error"),
+    (0, "MST command error"),
+    (1, "MST receive FIFO error"),
+    (2, "MST deskew error"),
+    (3, "MST detection timed out"),
+    (4, "MST flow control error"),
+    (5, "MST data-valid FIFO error"),
     (6, "MAC link state error"),
     (7, "lanes could not be aligned (deskew)"),
     (8, "initialization timed out"),

@@ -391,7 +391,7 @@ fn northbridge(signature: Signature) -> Option<(&'static str, Option<ErrorClass>
         0x1c => ("ECC error in L3 cache data", cache),
         0x1d => ("L3 cache tag error", cache),
         0x1e => ("parity error in the L3 cache's LRU bits", cache),
-        0x1f => ("ECC error in the probe filter directory", cache),
+        0x1f => ("directory ECC error in the probe filter", cache),
         _ => return None,
     })
 }

@@ -301,7 +301,7 @@ fn inline(value: &Value) -> Option<String> {
 }
 
 /// Text from an input, fit for a terminal: control characters could move its cursor or worse.
-fn printable(text: &str) -> std::borrow::Cow<'_, str> {
+pub(crate) fn printable(text: &str) -> std::borrow::Cow<'_, str> {
     if text.chars().any(char::is_control) {
         text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
     } else {

@@ -3,7 +3,8 @@
 //! Peers speak prose. What can be compared is taken out of it: channels, ranks, rows, counts, and
 //! whether a peer knows a meaning for the model-specific code at all.
 
-use ras_core::{ErrorClass, McaRegisters, Raw};
+use mce_decoder::mca::status::CpuSignature;
+use ras_core::{CpuVendor, ErrorClass, McaRegisters, Raw};
 use serde_json::Value;
 
 use super::{Case, Fact, at, number, observe, severity};
@@ -25,7 +26,7 @@ pub(super) fn facts(case: &Case) -> Vec<Fact> {
     facts.extend(bits(case.expected.get("facts"), ours));
     let peers = Peers::of(case);
     let json = record.map(observe::json).unwrap_or_default();
-    facts.extend(places(&peers, &json));
+    facts.extend(places(&peers, &json, ours));
     facts.extend(code(&peers, record.map(|record| record.class)));
     facts.extend(meaning(case, &peers, &json));
     facts.extend(severity::of_linux(case, ours));
@@ -167,7 +168,32 @@ const PLACES: &[Place] = &[
     place("dimm", Some("Memory DIMM ID of error:"), Some("dimm="), &["location", "dimm", "module"]),
 ];
 
-fn places(peers: &Peers, ours: &Value) -> Vec<Fact> {
+/// Where peers misread the registers of a model. `tests/CORPUS.md` has the reasons in full.
+fn misread(name: &str, registers: Option<&McaRegisters>) -> Option<&'static str> {
+    let registers = registers?;
+    let cpu = CpuSignature::from_bits(registers.cpuid);
+    let intel = registers.vendor == CpuVendor::Intel;
+    let miscv = registers.status >> 59 & 1 == 1;
+    match (cpu.family(), cpu.model()) {
+        (6, 0x8f | 0xcf) if intel && name != "channel" && name != "count" => Some(match miscv {
+            true => "mcelog reads the row of Sapphire Rapids' MISC up into its bank group",
+            false => "mcelog reads places from a MISC that is not valid (MISCV=0)",
+        }),
+        (6, _) if intel && name == "channel" => Some(
+            "bank and MCACOD of a made-up case name different channels, or rasdaemon counts over \
+             controllers",
+        ),
+        (15, 6) if intel && name == "count" => {
+            Some("mcelog takes Tulsa's events since cold reset for errors of this report")
+        }
+        _ if !intel && name == "channel" => {
+            Some("rasdaemon names a unit for a HWID it does not know")
+        }
+        _ => None,
+    }
+}
+
+fn places(peers: &Peers, ours: &Value, registers: Option<&McaRegisters>) -> Vec<Fact> {
     let mut facts = Vec::new();
     for Place { name, mcelog, rasdaemon, ours: path } in PLACES {
         let mut said = Vec::new();
@@ -178,7 +204,9 @@ fn places(peers: &Peers, ours: &Value) -> Vec<Fact> {
             said.push((RASDAEMON, value.to_string()));
         }
         if !said.is_empty() {
-            facts.push(Fact::new(*name, said, at(ours, path).map(ToString::to_string)));
+            let mut fact = Fact::new(*name, said, at(ours, path).map(ToString::to_string));
+            fact.peer_wrong = misread(name, registers);
+            facts.push(fact);
         }
     }
     if let Some(count) =
@@ -186,7 +214,9 @@ fn places(peers: &Peers, ours: &Value) -> Vec<Fact> {
     {
         let ours = ours.get("count").map(ToString::to_string);
         // A count of none is one error all the same: the one that is reported.
-        facts.push(Fact::new("count", vec![(MCELOG, count.max(1).to_string())], ours));
+        let mut fact = Fact::new("count", vec![(MCELOG, count.max(1).to_string())], ours);
+        fact.peer_wrong = misread("count", registers);
+        facts.push(fact);
     }
     facts
 }

@@ -3,6 +3,7 @@
 //! Linux grades what it will do in the context it was interrupted in, we grade the error. So a grade
 //! is compared as a set of ours that it allows, and where the context decided, a rule says so.
 
+use mce_decoder::mca::status::MciStatus;
 use ras_core::{McaRegisters, Severity};
 use serde_json::Value;
 
@@ -57,7 +58,18 @@ pub(super) fn of_linux(case: &Case, ours: Option<&McaRegisters>) -> Vec<Fact> {
 fn context(rule: &str, grade: &str, case: &Case) -> Option<&'static str> {
     let field = |name: &str| at(&case.input, &["fields", name]).and_then(number);
     let kernel = field("cs").is_some_and(|cs| cs & 3 == 0);
+    if field("excp") == Some(0) && field("mcgstatus").is_some_and(|status| status & 4 != 0) {
+        return Some(
+            "the case is a poll with MCIP=1, which can't occur: Linux and we believe one each",
+        );
+    }
+    if field("ser") == Some(0) && rule == "Uncorrected" {
+        return Some(
+            "without software recovery the SDM lets nothing go on after an uncorrected #MC",
+        );
+    }
     match rule {
+        "No match" => Some("UC=0 with S=1 is undefined: Linux finds no rule, we go by UC"),
         "In kernel and no restart IP"
         | "Uncorrected in kernel"
         | "Data load in unrecoverable area of kernel"
@@ -68,7 +80,9 @@ fn context(rule: &str, grade: &str, case: &Case) -> Option<&'static str> {
         "MCIP not set in MCA handler" => {
             Some("Linux checks its own handler's state (MCIP), not the error")
         }
-        "Not enabled" => Some("Linux ignores EN=0 by policy; the error happened all the same"),
+        "Not enabled" => {
+            Some("Linux ignores what did not cause the exception (EN=0); data is lost all the same")
+        }
         "Non signaled machine check" => {
             Some("Linux grades how it was noticed (EN=0, polled), not the error")
         }
@@ -100,6 +114,16 @@ fn of_script(case: &Case, script: &str) -> Option<Fact> {
     let mut fact =
         Fact::new("disposition", vec![(LINUX, group.to_owned())], Some(shown.to_owned()));
     let kernel = registers.cs != 0 && registers.cs & 3 == 0;
+    let status = MciStatus::from_bits(registers.status);
+    fact.peer_wrong = if !status.val() {
+        Some("Linux panics because no bank explains the exception; this bank holds no error")
+    } else if !status.en() && status.uc() {
+        Some("Linux panics because no bank explains the exception; EN=0 did not cause it")
+    } else if status.pcc() && group == "poll_ucr" {
+        Some("a poll only logs PCC=1; the error is fatal all the same")
+    } else {
+        None
+    };
     if kernel && allowed == [Severity::Fatal] {
         fact.peer_wrong = Some(
             "Linux panics because it was interrupted in the kernel; the error itself is recoverable",

@@ -8,14 +8,15 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
-use core::mem::size_of;
+use core::mem::{offset_of, size_of};
 
 use bitfield_struct::bitfield;
-use ras_core::{Detail, Details, ErrorClass, ErrorRecord, Guid, PciAddress, Value};
+use ras_core::{Detail, Details, ErrorClass, ErrorRecord, Guid, PciAddress, ProblemKind, Value};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{Fields, Section, pci_class};
+use crate::cper::report;
 use crate::mca::findings::meaning;
 use crate::mca::phrase;
 use crate::pci;
@@ -185,6 +186,11 @@ pub(super) fn decode(section: &Section<'_>, record: &mut ErrorRecord) {
         details.add("aer", Value::Group(aer.details()));
     }
     fields.finish("PCI Express", section, record);
+    if let Some(number) = device.map(|device| device.device).filter(|number| *number > 31) {
+        let at = section.offset + offset_of!(PcieError, device_id) + offset_of!(DeviceId, device);
+        let detail = format!("device {number}, a bus has 32");
+        report(&mut record.problems, at, ProblemKind::Malformed, detail);
+    }
 
     record.class = ErrorClass::Pcie;
     record.location.pci = device.map(|device| PciAddress {
@@ -308,6 +314,14 @@ mod tests {
         });
         let record = decoded(SECTION_TYPE, 2, &bytes);
         assert_eq!(record.summary, "PCIe root port 0001:3a:02.0: receiver error, corrected");
+    }
+
+    #[test]
+    fn a_device_that_no_bus_has() {
+        let record = decoded(SECTION_TYPE, 2, &root_port(|body| body.device_id.device = 77));
+        let told: Vec<(u64, &str)> =
+            record.problems.iter().map(|p| (p.offset, p.detail.as_str())).collect();
+        assert_eq!(told, [(200 + 32, "device 77, a bus has 32")]);
     }
 
     #[test]
