@@ -296,6 +296,10 @@ fn what_is_built_from_a_description_is_decoded() {
         ("cxl-dram", ["cper"]),
         ("section", ["apei_status_block"]),
         ("trace", ["mc_event"]),
+        ("mce", ["kernel_log_mce"]),
+        ("mce-amd", ["kernel_log_mce"]),
+        ("edac", ["kernel_log_edac"]),
+        ("memory-failure", ["memory_failure"]),
     ] {
         let description = rasctl(&["inject", "build", "--example", kind], b"");
         assert_eq!(description.code, 0, "{kind}: {}", description.err);
@@ -307,7 +311,7 @@ fn what_is_built_from_a_description_is_decoded() {
         let found: Vec<Value> = printed.lines().iter().map(|line| line["source"].clone()).collect();
         assert_eq!(found, sources, "{kind}: {printed:?}");
         let digits = rasctl(&["inject", "build", "--hex"], description.out.as_bytes());
-        if kind != "trace" {
+        if !description.out.contains("\"kernel-log\"") && kind != "trace" {
             assert_eq!(json(&["-"], digits.out.as_bytes()).records(), 1, "{kind}");
         }
     }
@@ -337,4 +341,59 @@ fn the_processor_can_be_told_where_an_input_does_not_name_it() {
     assert_eq!((told.code, &record["raw"]["mca"]["cpuid"]), (0, &"0x50654".into()), "{record}");
     assert_eq!(record["details"]["generation"], "Skylake server");
     assert_eq!(json(&["--cpu", "6:x", "-"], line.as_bytes()).code, 2);
+}
+
+/// One error as a kernel tells it: the bank, EDAC's reading of it, and what became of the page.
+#[test]
+fn a_kernel_log_s_reports_of_one_error_are_joined_and_the_label_is_taken_over() {
+    let scratch = Scratch::new();
+    let mut log = String::new();
+    for kind in ["mce", "edac"] {
+        let description = rasctl(&["inject", "build", "--example", kind], b"").out;
+        log += &rasctl(&["inject", "build"], description.as_bytes()).out;
+    }
+    let file = scratch.write("dmesg", log.as_bytes());
+    let printed = json(&[&file], b"");
+    assert_eq!((printed.code, printed.records()), (0, 1), "{printed:?}");
+    let record = &printed.lines()[0];
+    assert_eq!(record["source"], "kernel_log_mce");
+    assert_eq!(record["witnesses"][0]["source"], "kernel_log_edac");
+    assert_eq!(record["location"]["fru"], "CPU_SrcID#0_MC#0_Chan#1_DIMM#0");
+    assert_eq!(record["details"]["location_from"]["fru"], "kernel_log_edac");
+    assert_eq!(json(&["--no-join", &file], b"").records(), 2);
+}
+
+#[test]
+fn a_long_log_is_searched_and_gives_what_a_short_one_does() {
+    let description = rasctl(&["inject", "build", "--example", "mce"], b"").out;
+    let error = rasctl(&["inject", "build"], description.as_bytes()).out;
+    let noise = "[   12.345678] usb 1-1: new high-speed USB device number 2\n".repeat(100_000);
+    let log = format!("{noise}{error}{noise}{noise}{error}{noise}");
+    let scratch = Scratch::new();
+    let file = scratch.write("long", log.as_bytes());
+    let printed = json(&[&file], b"");
+    assert_eq!((printed.code, printed.records()), (0, 2), "{printed:?}");
+    let offsets: Vec<Value> = printed.lines().iter().map(|line| line["offset"].clone()).collect();
+    assert_eq!(offsets, [noise.len(), 3 * noise.len() + error.len()]);
+    assert_eq!(json(&["-"], log.as_bytes()).records(), 2);
+}
+
+#[test]
+fn edac_s_tree_is_read_as_a_whole() {
+    let scratch = Scratch::new();
+    for (name, contents) in [
+        ("edac/mc/mc0/mc_name", "skx_edac"),
+        ("edac/mc/mc0/ce_count", "3"),
+        ("edac/mc/mc0/ue_count", "0"),
+        ("edac/mc/mc0/dimm0/dimm_label", "CPU_SrcID#0_MC#0_Chan#0_DIMM#0"),
+        ("edac/mc/mc0/dimm0/dimm_ce_count", "3"),
+        ("edac/mc/mc0/dimm0/dimm_ue_count", "0"),
+    ] {
+        scratch.write(name, format!("{contents}\n").as_bytes());
+    }
+    let printed = json(&[&scratch.path("edac").display().to_string()], b"");
+    assert_eq!((printed.code, printed.records()), (0, 1), "{printed:?}");
+    let record = &printed.lines()[0];
+    assert_eq!((&record["source"], &record["count"]), (&"edac_counter".into(), &3.into()));
+    assert_eq!(record["location"]["fru"], "CPU_SrcID#0_MC#0_Chan#0_DIMM#0");
 }

@@ -14,7 +14,7 @@ use crate::text::Table;
 use crate::{Failure, progress};
 
 pub(crate) fn run(decode: &Decode, as_json: bool, out: &mut dyn Write) -> Result<(), Failure> {
-    let options = Options { format: decode.format.0, cpu: decode.cpu };
+    let options = Options { format: decode.format.0, cpu: decode.cpu, year: decode.year };
     let color = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
     let mut printer =
         Printer { human: (!as_json).then_some(Human { color }), out, line: Vec::new(), damaged: 0 };

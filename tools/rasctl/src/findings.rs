@@ -67,8 +67,8 @@ fn write(output: &Path, force: bool, page: &[u8]) -> io::Result<()> {
 
 /// Everything in the inputs, and which of them could not be read.
 fn read<S: Sink>(inputs: &Decode, sink: S) -> Result<(S, Vec<String>), Failure> {
-    let Decode { format, cpu, no_join, files } = inputs;
-    let options = Options { format: format.0, cpu: *cpu };
+    let Decode { format, cpu, year, no_join, files } = inputs;
+    let options = Options { format: format.0, cpu: *cpu, year: *year };
     let mut unreadable = Vec::new();
     let mut unread = |file: &str, error: &io::Error| {
         eprintln!("rasctl: reading {file}: {error}");

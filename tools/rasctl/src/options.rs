@@ -89,6 +89,10 @@ pub(crate) struct Decode {
     #[arg(long, value_name = "FMS")]
     pub(crate) cpu: Option<Cpu>,
 
+    /// The year of dates that have none, as syslog's. Without it, such dates are no times.
+    #[arg(long)]
+    pub(crate) year: Option<u16>,
+
     /// Keep reports of one error by different sources apart. Without it they become one record, and
     /// the last few hundred are held back until nothing can join them.
     #[arg(long)]

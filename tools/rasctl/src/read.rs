@@ -23,6 +23,8 @@ pub struct Options {
     pub format: Option<&'static Format>,
     /// The processor, where a source does not name it.
     pub cpu: Option<Cpu>,
+    /// The year of dates that have none, as syslog's.
+    pub year: Option<u16>,
 }
 
 /// A record, and where it was found.
@@ -335,7 +337,9 @@ impl Stream<'_> {
     /// looks like none.
     fn read(self, options: &Options, output: &mut Output<'_>) -> Result<bool, Stop> {
         let Self { input, path, named, unpacked } = self;
-        let start = input.peek(format::START_MAX)?;
+        // Where the format was said, a live pipe need not fill up first.
+        let said = options.format.is_some() && !unpacked;
+        let start = input.peek(if said { 1 } else { format::START_MAX })?;
         if start.is_empty() {
             output.sink.note(&Arc::clone(&output.file), "is empty").map_err(Stop::Sink)?;
             return Ok(true);

@@ -5,6 +5,7 @@
 mod binary;
 mod capture;
 mod database;
+mod edac_tree;
 mod hex;
 mod lines;
 mod mca_json;
@@ -39,6 +40,8 @@ enum Detect {
     Bytes(fn(&[u8]) -> bool),
     /// The same, of what is text.
     Text(fn(&str) -> bool),
+    /// As a directory, by what is in it.
+    Directory(fn(&Path) -> bool),
     /// By its name, where the kernel gives it and nothing else tells.
     Name(fn(&str) -> bool),
 }
@@ -51,7 +54,6 @@ pub(crate) enum Reader {
     /// Only as a file, since it has to be looked up in.
     File(ReadPath),
     /// As a tree of files that mean something together.
-    #[allow(dead_code, reason = "the kernel's trees have their decoders yet to come")]
     Directory(ReadPath),
 }
 
@@ -138,6 +140,42 @@ pub const FORMATS: &[Format] = &[
         reader: Reader::Stream(lines::trace),
     },
     Format {
+        name: "mcelog",
+        aliases: &[],
+        about: "mcelog's text: what it prints, and what mcelog --ascii takes",
+        detect: Detect::Text(lines::is_mcelog),
+        reader: Reader::Stream(lines::mcelog),
+    },
+    Format {
+        name: "edac-text",
+        aliases: &["ras-mc-ctl", "edac-util"],
+        about: "EDAC's counters and errors as ras-mc-ctl and edac-util print them",
+        detect: Detect::Text(lines::is_edac_text),
+        reader: Reader::Stream(lines::edac_text),
+    },
+    Format {
+        name: "edac-sysfs",
+        aliases: &["edac"],
+        about: "the tree of EDAC's counters below /sys/devices/system/edac (a directory)",
+        detect: Detect::Directory(edac_tree::is_edac),
+        reader: Reader::Directory(edac_tree::read),
+    },
+    Format {
+        name: "blue-gene",
+        aliases: &["bgl"],
+        about: "Blue Gene/L's reliability log",
+        detect: Detect::Text(lines::is_blue_gene),
+        reader: Reader::Stream(lines::blue_gene),
+    },
+    // Its words may be quoted in any of the texts above.
+    Format {
+        name: "kernel-log",
+        aliases: &["dmesg", "syslog"],
+        about: "the kernel's log: dmesg, syslog's files, a serial console's",
+        detect: Detect::Text(lines::is_kernel_log),
+        reader: Reader::Stream(lines::kernel_log),
+    },
+    Format {
         name: "hex",
         aliases: &["base64", "hexdump", "xxd"],
         about: "another format as hexadecimal digits, hexdump -C, xxd or base64",
@@ -160,6 +198,7 @@ impl Format {
             Detect::Bytes(detect) => detect(start),
             Detect::Text(detect) => text.is_some_and(detect),
             Detect::Name(detect) => detect(name),
+            Detect::Directory(_) => false,
         }
     }
 }
@@ -188,8 +227,15 @@ pub(crate) fn detect_unpacked(start: &[u8]) -> Option<&'static Format> {
 
 /// What reads the directory at `path` as a whole, if it is such a one.
 pub(crate) fn of_directory(path: &Path, asked: Option<&'static Format>) -> Option<ReadPath> {
-    let _ = path;
-    match asked?.reader {
+    let known = |format: &&Format| match format.detect {
+        Detect::Directory(detect) => detect(path),
+        _ => false,
+    };
+    let format = match asked {
+        Some(asked) => asked,
+        None => FORMATS.iter().find(known)?,
+    };
+    match format.reader {
         Reader::Directory(read) => Some(read),
         _ => None,
     }

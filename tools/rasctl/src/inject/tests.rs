@@ -48,6 +48,7 @@ fn every_example_can_be_built_and_the_decoder_knows_it() {
             Form::Cper => "cper",
             Form::StatusBlock => "status-block",
             Form::Capture => "capture",
+            Form::KernelLog => "kernel-log",
             _ => continue,
         };
         assert_eq!(decoded(bytes, form).len(), 1, "{name}");
@@ -132,6 +133,32 @@ proptest! {
         }]}));
         let records = decoded(bytes, "capture");
         prop_assert_eq!(&records[0].raw, &Raw::Mca(expected));
+    }
+
+    /// The same as text: Linux prints what is not zero, and mcelog what it knows.
+    #[test]
+    fn banks_come_back_from_text(
+        words in proptest::array::uniform6(any::<u64>()),
+        narrow in (any::<u32>(), any::<u32>(), any::<u8>()),
+        cpu in any::<u16>(),
+    ) {
+        let [status, addr, misc, mcg_status, ppin, tsc] = words;
+        let (apic_id, microcode, bank) = narrow;
+        for (form, format) in [("kernel-log", "kernel-log"), ("mcelog", "mcelog")] {
+            let bytes = built(json!({ "form": form, "error": [{
+                "kind": "mce", "vendor": "intel", "cpuid": 0x50654, "bank": bank % 128, "cpu": cpu,
+                "apic_id": apic_id, "microcode": microcode, "status": hexed(status),
+                "addr": hexed(addr), "misc": hexed(misc), "mcg_status": hexed(mcg_status),
+                "ppin": hexed(ppin), "tsc": hexed(tsc), "time": 1_700_000_000_000_000_000_u64,
+            }]}));
+            let record = decoded(bytes, format).remove(0);
+            let Raw::Mca(found) = &record.raw else { panic!("{record:?}") };
+            prop_assert_eq!((found.bank, found.status, found.addr), (bank % 128, status, addr));
+            prop_assert_eq!((found.misc, found.mcg_status), (misc, mcg_status));
+            prop_assert_eq!((found.ppin, found.tsc, found.cpuid), (ppin, tsc, 0x50654));
+            prop_assert_eq!((found.apic_id, found.microcode), (apic_id, microcode));
+            prop_assert_eq!(record.time.map(ras_core::Timestamp::secs), Some(1_700_000_000));
+        }
     }
 
     /// Memory sections, in a record and in a status block.

@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ras_core::{Problem, ProblemKind};
 
-/// Bytes asked for at a time: large enough that the calls do not show.
+/// Bytes asked for at a time: large enough that the calls do not show. The first are fewer, since most
+/// inputs are short and memory that is touched for nothing takes longer than they do.
 const CHUNK: usize = 128 << 10;
+const CHUNK_MIN: usize = 8 << 10;
 
 /// Longest line that is handed out whole. The longest real one is a status block of 64 KiB in hex.
 pub const LINE_MAX: usize = 1 << 20;
@@ -23,6 +25,7 @@ const LAYERS_MAX: usize = 3;
 pub struct Input {
     reader: Box<dyn Read + Send>,
     buffer: Vec<u8>,
+    chunk: usize,
     start: usize,
     /// Where the stream stands: bytes taken so far.
     offset: u64,
@@ -33,6 +36,8 @@ pub struct Input {
     compression: Option<Compression>,
     damage: Option<Problem>,
     progress: Arc<AtomicU64>,
+    /// Bytes of the file, as they lie there; 0 where nobody knows.
+    size: u64,
 }
 
 /// A layer of compression that is being undone.
@@ -67,7 +72,9 @@ impl Input {
     /// # Errors
     /// It can't be opened or read.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Self::new(Box::new(File::open(path)?))
+        let file = File::open(path)?;
+        let size = file.metadata().map_or(0, |metadata| metadata.len());
+        Ok(Self { size, ..Self::new(Box::new(file))? })
     }
 
     /// Everything that comes out of `reader`, decompressed.
@@ -102,6 +109,7 @@ impl Input {
         Self {
             reader,
             buffer: Vec::new(),
+            chunk: CHUNK_MIN,
             start: 0,
             offset: 0,
             lines: 0,
@@ -110,7 +118,14 @@ impl Input {
             compression: None,
             damage: None,
             progress: Arc::default(),
+            size: 0,
         }
+    }
+
+    /// Bytes of the file it comes from, as they lie there; 0 where nobody knows.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
     }
 
     /// Bytes read from the file so far, compressed as they are there.
@@ -234,7 +249,7 @@ impl Input {
     fn fill(&mut self) -> io::Result<()> {
         self.buffer.drain(..std::mem::take(&mut self.start));
         let end = self.buffer.len();
-        self.buffer.resize(end + CHUNK, 0);
+        self.buffer.resize(end + self.chunk, 0);
         let read = loop {
             match self.reader.read(&mut self.buffer[end..]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -242,6 +257,9 @@ impl Input {
             }
         };
         let count = *read.as_ref().unwrap_or(&0);
+        if count == self.chunk {
+            self.chunk = CHUNK.min(2 * self.chunk);
+        }
         self.buffer.truncate(end + count);
         self.ended = count == 0;
         if self.compression.is_none() {
