@@ -2,18 +2,29 @@
 
 use alloc::string::String;
 
+/// What each byte is worth as a hexadecimal digit: a log of errors is mostly such digits.
+const DIGITS: [u8; 256] = {
+    let mut digits = [0xff; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[b"0123456789abcdef"[value as usize] as usize] = value;
+        digits[b"0123456789ABCDEF"[value as usize] as usize] = value;
+        value += 1;
+    }
+    digits
+};
+
 /// A hexadecimal number, with or without `0x`, and what follows it.
+#[inline]
 pub(crate) fn hex(text: &[u8]) -> Option<(u64, &[u8])> {
     let digits = text.strip_prefix(b"0x").or_else(|| text.strip_prefix(b"0X")).unwrap_or(text);
     let mut value: u64 = 0;
     let mut rest = digits;
     while let [first, after @ ..] = rest {
-        let digit = match first {
-            b'0'..=b'9' => first - b'0',
-            b'a'..=b'f' => first - b'a' + 10,
-            b'A'..=b'F' => first - b'A' + 10,
-            _ => break,
-        };
+        let digit = DIGITS[usize::from(*first)];
+        if digit > 0xf {
+            break;
+        }
         if value >> 60 != 0 {
             return None;
         }
@@ -24,6 +35,7 @@ pub(crate) fn hex(text: &[u8]) -> Option<(u64, &[u8])> {
 }
 
 /// A decimal number, and what follows it.
+#[inline]
 pub(crate) fn decimal(text: &[u8]) -> Option<(u64, &[u8])> {
     let mut value: u64 = 0;
     let mut rest = text;
@@ -50,6 +62,7 @@ pub(crate) fn whole_number(text: &[u8]) -> Option<u64> {
 }
 
 /// The first word, and what follows the space after it.
+#[inline]
 pub(crate) fn word(text: &[u8]) -> (&[u8], &[u8]) {
     let text = text.trim_ascii_start();
     let end = text.iter().position(u8::is_ascii_whitespace).unwrap_or(text.len());

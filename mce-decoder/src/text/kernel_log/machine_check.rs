@@ -9,6 +9,7 @@
 //! Linux `arch/x86/kernel/cpu/mce/core.c`, and `skx_common.c`, `sb_edac.c`, `i7core_edac.c` under
 //! `drivers/edac`, which put each register on a line of its own.
 
+use alloc::boxed::Box;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::mem::take;
@@ -56,7 +57,8 @@ const KEYS: &[(&[u8], u16)] = &[
 /// Machine checks that have begun.
 #[derive(Debug, Default)]
 pub(super) struct MachineChecks {
-    open: Vec<Group>,
+    /// Boxed: a group is half a KiB, and goes in and out.
+    open: Vec<Box<Group>>,
     /// Of the last line that belonged to one of them.
     last: u64,
 }
@@ -121,7 +123,7 @@ impl MachineChecks {
     }
 
     pub(super) fn finish(&mut self, found: &mut Vec<Found>) {
-        found.extend(self.open.drain(..).filter_map(Group::finish));
+        self.open.drain(..).for_each(|mut group| group.finish(found));
     }
 
     /// `CPU 18: Machine Check Exception: 5 Bank 7: be00000001010091`.
@@ -135,11 +137,12 @@ impl MachineChecks {
     ) -> bool {
         let Some(header) = header(text) else { return self.listed(text, owner, line, found) };
         // The same processor begins anew: nothing more comes of what it had begun.
-        let same = |group: &Group| group.owner == owner && group.context.cpu == Some(header.cpu);
+        let same =
+            |group: &Box<Group>| group.owner == owner && group.context.cpu == Some(header.cpu);
         while let Some(at) = self.open.iter().position(same) {
-            found.extend(self.open.remove(at).finish());
+            self.open.remove(at).finish(found);
         }
-        let mut group = Group::new(owner, line, options);
+        let mut group = Box::new(Group::new(owner, line, options));
         group.context.cpu = Some(header.cpu);
         group.registers.mcg_status = header.mcg_status;
         if let Some((bank, status)) = header.bank {
@@ -174,7 +177,7 @@ impl MachineChecks {
             addr: bank.addr.unwrap_or(0),
             ..begun.registers.clone()
         };
-        let group = Group {
+        let mut group = Group {
             offset: line.offset,
             stamp: line.stamp,
             owner,
@@ -185,7 +188,7 @@ impl MachineChecks {
             problems: Vec::new(),
             listed: false,
         };
-        found.extend(group.finish());
+        group.finish(found);
         true
     }
 
@@ -208,7 +211,7 @@ impl MachineChecks {
             Some(at) => at,
             None if !line.marked && edac_is_none(owner) => return false,
             None => {
-                self.push(Group::new(owner, line, options), found);
+                self.push(Box::new(Group::new(owner, line, options)), found);
                 self.open.len().saturating_sub(1)
             }
         };
@@ -216,14 +219,14 @@ impl MachineChecks {
         group.parts |= part;
         group.take(text, line.offset);
         if part == PROCESSOR {
-            found.extend(self.open.remove(at).finish());
+            self.open.remove(at).finish(found);
         }
         true
     }
 
     /// The open group that a line belongs to.
     fn belongs(&mut self, part: u16, owner: Owner, rest: &[u8]) -> Option<usize> {
-        let lacks = |group: &Group| group.owner == owner && group.parts & part == 0;
+        let lacks = |group: &Box<Group>| group.owner == owner && group.parts & part == 0;
         let first = self.open.iter().position(lacks)?;
         if self.open.len() == 1 {
             return Some(first);
@@ -231,7 +234,7 @@ impl MachineChecks {
         // Several processors were printing at once. What a status says about its registers tells
         // them apart at best; else it goes by their order, and the records say so.
         let has_addr = bytes::find(rest, b"ADDR").is_some();
-        let fits = |group: &Group| {
+        let fits = |group: &Box<Group>| {
             lacks(group) && MciStatus::from_bits(group.registers.status).addrv() == has_addr
         };
         let chosen = match part {
@@ -247,9 +250,9 @@ impl MachineChecks {
         Some(chosen)
     }
 
-    fn push(&mut self, group: Group, found: &mut Vec<Found>) {
+    fn push(&mut self, group: Box<Group>, found: &mut Vec<Found>) {
         if self.open.len() >= OPEN_MAX {
-            found.extend(self.open.remove(0).finish());
+            self.open.remove(0).finish(found);
         }
         self.open.push(group);
     }
@@ -433,11 +436,15 @@ impl Group {
         }
     }
 
-    /// The record; `None` where all there was has become records already.
-    fn finish(mut self) -> Option<Found> {
+    /// Makes a record of it, unless all there was has become records already.
+    fn finish(&mut self, found: &mut Vec<Found>) {
         let offset = self.offset;
         if self.parts & STATUS == 0 {
-            return (!self.listed).then(|| Found { offset, record: self.headless() });
+            if !self.listed {
+                let record = self.headless();
+                found.push(Found { offset, record });
+            }
+            return;
         }
         for (part, lacking) in [
             (
@@ -450,10 +457,11 @@ impl Group {
                 self.problem(offset, ProblemKind::Truncated, lacking);
             }
         }
-        let mut record = mca::decode(&self.registers, self.context);
-        record.source = ErrorSource::KernelMce;
-        self.add_to(&mut record);
-        Some(Found { offset, record })
+        found.push(Found { offset, record: mca::decode(&self.registers, self.context) });
+        if let Some(Found { record, .. }) = found.last_mut() {
+            record.source = ErrorSource::KernelMce;
+            self.add_to(record);
+        }
     }
 
     /// Only the later lines are there: no status, and so nothing to decode.
