@@ -9,7 +9,6 @@
 //! Linux `arch/x86/kernel/cpu/mce/core.c`, and `skx_common.c`, `sb_edac.c`, `i7core_edac.c` under
 //! `drivers/edac`, which put each register on a line of its own.
 
-use alloc::boxed::Box;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::mem::take;
@@ -57,8 +56,7 @@ const KEYS: &[(&[u8], u16)] = &[
 /// Machine checks that have begun.
 #[derive(Debug, Default)]
 pub(super) struct MachineChecks {
-    /// Boxed: a group is half a KiB, and goes in and out.
-    open: Vec<Box<Group>>,
+    open: Vec<Group>,
     /// Of the last line that belonged to one of them.
     last: u64,
 }
@@ -137,12 +135,11 @@ impl MachineChecks {
     ) -> bool {
         let Some(header) = header(text) else { return self.listed(text, owner, line, found) };
         // The same processor begins anew: nothing more comes of what it had begun.
-        let same =
-            |group: &Box<Group>| group.owner == owner && group.context.cpu == Some(header.cpu);
+        let same = |group: &Group| group.owner == owner && group.context.cpu == Some(header.cpu);
         while let Some(at) = self.open.iter().position(same) {
-            self.open.remove(at).finish(found);
+            self.close(at, found);
         }
-        let mut group = Box::new(Group::new(owner, line, options));
+        let mut group = Group::new(owner, line, options);
         group.context.cpu = Some(header.cpu);
         group.registers.mcg_status = header.mcg_status;
         if let Some((bank, status)) = header.bank {
@@ -211,7 +208,7 @@ impl MachineChecks {
             Some(at) => at,
             None if !line.marked && edac_is_none(owner) => return false,
             None => {
-                self.push(Box::new(Group::new(owner, line, options)), found);
+                self.push(Group::new(owner, line, options), found);
                 self.open.len().saturating_sub(1)
             }
         };
@@ -219,14 +216,14 @@ impl MachineChecks {
         group.parts |= part;
         group.take(text, line.offset);
         if part == PROCESSOR {
-            self.open.remove(at).finish(found);
+            self.close(at, found);
         }
         true
     }
 
     /// The open group that a line belongs to.
     fn belongs(&mut self, part: u16, owner: Owner, rest: &[u8]) -> Option<usize> {
-        let lacks = |group: &Box<Group>| group.owner == owner && group.parts & part == 0;
+        let lacks = |group: &Group| group.owner == owner && group.parts & part == 0;
         let first = self.open.iter().position(lacks)?;
         if self.open.len() == 1 {
             return Some(first);
@@ -234,7 +231,7 @@ impl MachineChecks {
         // Several processors were printing at once. What a status says about its registers tells
         // them apart at best; else it goes by their order, and the records say so.
         let has_addr = bytes::find(rest, b"ADDR").is_some();
-        let fits = |group: &Box<Group>| {
+        let fits = |group: &Group| {
             lacks(group) && MciStatus::from_bits(group.registers.status).addrv() == has_addr
         };
         let chosen = match part {
@@ -250,9 +247,17 @@ impl MachineChecks {
         Some(chosen)
     }
 
-    fn push(&mut self, group: Box<Group>, found: &mut Vec<Found>) {
+    /// Completes a group where it stands.
+    fn close(&mut self, at: usize, found: &mut Vec<Found>) {
+        if let Some(group) = self.open.get_mut(at) {
+            group.finish(found);
+            self.open.remove(at);
+        }
+    }
+
+    fn push(&mut self, group: Group, found: &mut Vec<Found>) {
         if self.open.len() >= OPEN_MAX {
-            self.open.remove(0).finish(found);
+            self.close(0, found);
         }
         self.open.push(group);
     }
@@ -363,7 +368,7 @@ impl Group {
                 self.problem(offset, ProblemKind::Malformed, &detail);
                 return;
             };
-            rest = after.trim_ascii_start();
+            rest = after;
         }
     }
 

@@ -262,9 +262,9 @@ fn begins_anew(text: &[u8]) -> bool {
 
 /// The kernel's words in a line whose beginning nobody understands.
 fn inner(text: &[u8]) -> Option<&[u8]> {
-    const MARKS: &[&[u8]] = &[b"mce: [Hardware Error]:", MARK, b"EDAC MC", b"Memory failure: 0x"];
-    // The sequence number of a firmware record belongs to its mark.
+    const MARKS: &[&[u8]] = &[MARK, b"EDAC MC", b"Memory failure: 0x"];
     let at = MARKS.iter().find_map(|mark| bytes::find(text, mark)).filter(|at| *at > 0)?;
+    // The sequence number of a firmware record belongs to its mark.
     let before = text.get(..at)?;
     let digits = before.strip_suffix(b"}").and_then(|before| {
         let number = before.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();

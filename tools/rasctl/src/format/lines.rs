@@ -40,7 +40,6 @@ const KERNEL_WORDS: &[&str] = &[
     "achine check",
     "achine Check",
     "Bank ",
-    "STATUS",
     "BERT: ",
     "emory failure",
     "memory error",
