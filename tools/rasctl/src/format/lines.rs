@@ -111,7 +111,7 @@ pub(super) fn kernel_log(
     scanned.problems.into_iter().try_for_each(|problem| output.damage(None, problem))
 }
 
-fn log_options(options: &Options) -> kernel_log::Options {
+pub(super) fn log_options(options: &Options) -> kernel_log::Options {
     kernel_log::Options {
         year: options.year,
         vendor: options.cpu.map(|cpu| cpu.vendor),
