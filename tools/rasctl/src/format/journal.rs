@@ -142,8 +142,7 @@ pub(super) fn export(
 ) -> Result<(), Stop> {
     let mut journal = Journal::new(options);
     let mut entry: Option<(Entry, u64)> = None;
-    loop {
-        let Some(line) = input.line()? else { break };
+    while let Some(line) = input.line()? {
         let (number, offset, cut) = (Some(line.number), line.offset, line.cut);
         if line.bytes.is_empty() {
             if let Some((entry, offset)) = entry.take() {
