@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a failed unwrap is the failed test")]
 
+mod adversarial;
 mod files;
 mod golden;
 mod live_trace;

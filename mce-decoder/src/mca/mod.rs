@@ -138,7 +138,8 @@ pub fn decode(registers: &McaRegisters, context: Context) -> ErrorRecord {
     severity::flags(logged, reason);
     reason.push(']');
     if !firmware_first {
-        record.details.reserve(findings.facts().len() + 4);
+        // Four of its own, and as many as those who know the record's source add.
+        record.details.reserve(findings.facts().len() + 8);
         findings::add_to(findings, &mut record.details);
         if findings.error.is_some() && *code != ErrorCode::NoError {
             record.details.add("mca_code", code.to_string());

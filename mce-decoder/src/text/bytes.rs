@@ -2,18 +2,29 @@
 
 use alloc::string::String;
 
+/// What each byte is worth as a hexadecimal digit: a log of errors is mostly such digits.
+const DIGITS: [u8; 256] = {
+    let mut digits = [0xff; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[b"0123456789abcdef"[value as usize] as usize] = value;
+        digits[b"0123456789ABCDEF"[value as usize] as usize] = value;
+        value += 1;
+    }
+    digits
+};
+
 /// A hexadecimal number, with or without `0x`, and what follows it.
+#[inline]
 pub(crate) fn hex(text: &[u8]) -> Option<(u64, &[u8])> {
     let digits = text.strip_prefix(b"0x").or_else(|| text.strip_prefix(b"0X")).unwrap_or(text);
     let mut value: u64 = 0;
     let mut rest = digits;
     while let [first, after @ ..] = rest {
-        let digit = match first {
-            b'0'..=b'9' => first - b'0',
-            b'a'..=b'f' => first - b'a' + 10,
-            b'A'..=b'F' => first - b'A' + 10,
-            _ => break,
-        };
+        let digit = DIGITS[usize::from(*first)];
+        if digit > 0xf {
+            break;
+        }
         if value >> 60 != 0 {
             return None;
         }
@@ -24,11 +35,17 @@ pub(crate) fn hex(text: &[u8]) -> Option<(u64, &[u8])> {
 }
 
 /// A decimal number, and what follows it.
+#[inline]
 pub(crate) fn decimal(text: &[u8]) -> Option<(u64, &[u8])> {
     let mut value: u64 = 0;
     let mut rest = text;
     while let [digit @ b'0'..=b'9', after @ ..] = rest {
-        value = value.checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
+        let digit = u64::from(digit - b'0');
+        // Far from the end there is nothing to check.
+        value = match value {
+            0..0x1000_0000_0000_0000 => value * 10 + digit,
+            _ => value.checked_mul(10)?.checked_add(digit)?,
+        };
         rest = after;
     }
     (rest.len() < text.len()).then_some((value, rest))
@@ -49,19 +66,30 @@ pub(crate) fn whole_number(text: &[u8]) -> Option<u64> {
     number(text.trim_ascii()).filter(|(_, rest)| rest.is_empty()).map(|(value, _)| value)
 }
 
-/// The first word, and what follows the space after it.
+/// The first word, and what follows the space after it. Control characters count as space.
+#[inline]
 pub(crate) fn word(text: &[u8]) -> (&[u8], &[u8]) {
-    let text = text.trim_ascii_start();
-    let end = text.iter().position(u8::is_ascii_whitespace).unwrap_or(text.len());
+    let text = skip_space(text);
+    let end = text.iter().position(|byte| *byte <= b' ').unwrap_or(text.len());
     let (word, rest) = text.split_at_checked(end).unwrap_or((text, b""));
-    (word, rest.trim_ascii_start())
+    (word, skip_space(rest))
 }
 
-/// Where `needle` begins in `text`. Lines are short and needles begin with rare bytes.
+#[inline]
+fn skip_space(text: &[u8]) -> &[u8] {
+    let mut text = text;
+    while let [0..=b' ', rest @ ..] = text {
+        text = rest;
+    }
+    text
+}
+
+/// Where `needle` begins in `text`. Lines are short and needles begin with rare bytes: to look for the
+/// first byte is enough.
 pub(crate) fn find(text: &[u8], needle: &[u8]) -> Option<usize> {
     let (first, _) = needle.split_first()?;
     let mut from = 0;
-    while let Some(at) = text.get(from..)?.iter().position(|byte| byte == first) {
+    while let Some(at) = memchr::memchr(*first, text.get(from..)?) {
         let at = from + at;
         if text.get(at..)?.starts_with(needle) {
             return Some(at);

@@ -1,10 +1,14 @@
 //! What each parser promises, on any bytes: it comes to an end, it does not panic, what it found can
 //! be rendered, and every problem it names lies within the input.
 
-use mce_decoder::text::LineDecoder;
+use mce_decoder::text::kernel_log::{self, KernelLog};
+use mce_decoder::text::mcelog::Mcelog;
+use mce_decoder::text::{LineDecoder, bgl, edac_sysfs};
 use mce_decoder::trace::{self, EventFormat};
 use mce_decoder::{Decoded, acpi, cper, mca, pstore, whea};
 use ras_core::{CpuVendor, ErrorRecord, McaRegisters};
+use rasctl::input::Input;
+use rasctl::read::{Damage, Found, Options, Sink};
 
 /// Feeds one input to one parser.
 pub(crate) type Target = fn(&[u8]);
@@ -23,7 +27,12 @@ const TARGETS: &[(&str, Target)] = &[
     ("trace_format", trace_format),
     ("trace_payload", trace_payload),
     ("trace_text", |bytes| lines(bytes, &mut trace::text::TraceText::default())),
+    ("kernel_log", |bytes| lines(bytes, &mut KernelLog::new(kernel_log::Options::default()))),
+    ("mcelog", |bytes| lines(bytes, &mut Mcelog::new(kernel_log::Options::default()))),
+    ("edac_text", |bytes| lines(bytes, &mut edac_sysfs::EdacTools::default())),
+    ("blue_gene", |bytes| lines(bytes, &mut bgl::BlueGene::default())),
     ("capture", capture),
+    ("any_file", any_file),
 ];
 
 /// The target called `name`.
@@ -130,6 +139,24 @@ fn trace_payload(bytes: &[u8]) {
     {
         record(&found);
     }
+}
+
+/// Whatever `rasctl decode` makes of it: detection, decompression, text that holds bytes.
+fn any_file(bytes: &[u8]) {
+    struct Checked;
+    impl Sink for Checked {
+        fn record(&mut self, found: Found) -> std::io::Result<()> {
+            record(&found.record);
+            Ok(())
+        }
+
+        fn damage(&mut self, _damage: Damage) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let input = Input::new(Box::new(std::io::Cursor::new(bytes.to_vec())));
+    let Ok(input) = input else { return };
+    let _ = rasctl::read::stream("input", input, &Options::default(), &mut Checked);
 }
 
 fn capture(bytes: &[u8]) {

@@ -43,6 +43,8 @@ pub fn programs(names: &[&str]) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// No such program here, or the build failed.
 pub fn static_programs(names: &[&str]) -> Result<Vec<PathBuf>> {
+    // rasctl reads databases with SQLite, which is C.
+    crate::packages::ensure(&["musl-tools"])?;
     of_workspace(names, "RAS_STATIC_DIR", Some(STATIC_TARGET))
 }
 

@@ -23,6 +23,7 @@ const PURPOSES: &[(&str, &str)] = &[
     ("qemu-system-x86", "boots stock kernels and injects machine checks"),
     ("e2fsprogs", "makes the file system of the lab's disks"),
     ("kmod", "orders the stock kernel's modules (depmod)"),
+    ("musl-tools", "compiles SQLite for the static programs inside the lab's machines"),
     ("corosync", "cluster membership"),
     ("pacemaker", "the cluster's resource manager"),
     ("pacemaker-cli-utils", "crm_mon and friends, to ask the cluster"),

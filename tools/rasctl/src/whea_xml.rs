@@ -95,9 +95,22 @@ fn text(input: &[u8]) -> Cow<'_, str> {
     match input {
         [0xff, 0xfe, rest @ ..] => units(rest, u16::from_le_bytes).into(),
         [0xfe, 0xff, rest @ ..] => units(rest, u16::from_be_bytes).into(),
-        [0xef, 0xbb, 0xbf, rest @ ..] => String::from_utf8_lossy(rest),
-        _ => String::from_utf8_lossy(input),
+        [0xef, 0xbb, 0xbf, rest @ ..] => utf8(rest),
+        _ => utf8(input),
     }
+}
+
+/// UTF-8 in which each byte that is none is a question mark, so that places stay what they are.
+fn utf8(input: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = std::str::from_utf8(input) {
+        return text.into();
+    }
+    let mut text = String::with_capacity(input.len());
+    for chunk in input.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| '?'));
+    }
+    text.into()
 }
 
 /// Where the next element `Event` begins, from byte `from` on: not `EventData`, not `Events`.

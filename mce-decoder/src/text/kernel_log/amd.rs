@@ -129,6 +129,9 @@ impl AmdText {
     }
 
     pub(super) fn expire(&mut self, now: u64, found: &mut Vec<Found>) {
+        if self.begun.is_none() && self.open.is_none() {
+            return;
+        }
         if now.saturating_sub(self.last) > PATIENCE {
             self.finish(found);
         }

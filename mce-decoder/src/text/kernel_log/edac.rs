@@ -92,6 +92,13 @@ fn modern(text: &[u8], mc: u32) -> Option<ErrorRecord> {
         None => (&b""[..], said.trim_ascii().strip_prefix(b"on ").unwrap_or(said)),
     };
     let (fixed, detail) = split(inside, b" - ").unwrap_or((inside, b""));
+    // Words between the pairs: SMBIOS's name of the place.
+    let smbios = split(fixed, b"DIMM location:").and_then(|(before, rest)| {
+        let at = find(rest, b"page:0x")?;
+        Some((before, rest.get(..at)?, rest.get(at..)?))
+    });
+    let (before, dimm_location, fixed) = smbios.unwrap_or((b"", b"", fixed));
+    let grouped = find(before, b"bank_group:").is_some();
     let mut event = McEvent {
         error_type,
         count: narrow(count).unwrap_or(u32::MAX),
@@ -105,13 +112,10 @@ fn modern(text: &[u8], mc: u32) -> Option<ErrorRecord> {
     let mut place = String::new();
     let mut layers = event.layers.iter_mut();
     let (mut page, mut offset) = (0, 0);
-    // A space may stand between key and value: `node: 0 card: 0`.
-    let mut rest = fixed;
-    while let Some((key, after)) = split(rest, b":") {
-        let (value, next) = word(after);
-        rest = next;
-        let key = key.rsplit(u8::is_ascii_whitespace).next().unwrap_or_default();
+    for (key, value) in pairs(before).chain(pairs(fixed)) {
         match key {
+            // The same bits as bank group and address, which say more.
+            b"bank" if grouped => {}
             b"page" => page = hex(value).map_or(0, |(page, _)| page),
             b"offset" => offset = hex(value).map_or(0, |(offset, _)| offset),
             b"grain" => event.grain_bits = grain_bits(value),
@@ -128,7 +132,21 @@ fn modern(text: &[u8], mc: u32) -> Option<ErrorRecord> {
     event.address = address(page, offset);
     let mut record: ErrorRecord = event.into();
     edac_detail::take(&place, &mut record);
+    if !dimm_location.is_empty() {
+        record.details.add("dimm_location", bytes::text(dimm_location));
+    }
     Some(record)
+}
+
+/// `key:value` pairs; a space may stand before the value.
+fn pairs(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut rest = text;
+    core::iter::from_fn(move || {
+        let (key, after) = split(rest, b":")?;
+        let (value, next) = word(after);
+        rest = next;
+        Some((key.rsplit(u8::is_ascii_whitespace).next().unwrap_or_default(), value))
+    })
 }
 
 /// Address of a byte in a page. Drivers without one give page 0.

@@ -121,7 +121,7 @@ impl MachineChecks {
     }
 
     pub(super) fn finish(&mut self, found: &mut Vec<Found>) {
-        found.extend(self.open.drain(..).filter_map(Group::finish));
+        self.open.drain(..).for_each(|mut group| group.finish(found));
     }
 
     /// `CPU 18: Machine Check Exception: 5 Bank 7: be00000001010091`.
@@ -137,7 +137,7 @@ impl MachineChecks {
         // The same processor begins anew: nothing more comes of what it had begun.
         let same = |group: &Group| group.owner == owner && group.context.cpu == Some(header.cpu);
         while let Some(at) = self.open.iter().position(same) {
-            found.extend(self.open.remove(at).finish());
+            self.close(at, found);
         }
         let mut group = Group::new(owner, line, options);
         group.context.cpu = Some(header.cpu);
@@ -174,7 +174,7 @@ impl MachineChecks {
             addr: bank.addr.unwrap_or(0),
             ..begun.registers.clone()
         };
-        let group = Group {
+        let mut group = Group {
             offset: line.offset,
             stamp: line.stamp,
             owner,
@@ -185,7 +185,7 @@ impl MachineChecks {
             problems: Vec::new(),
             listed: false,
         };
-        found.extend(group.finish());
+        group.finish(found);
         true
     }
 
@@ -216,7 +216,7 @@ impl MachineChecks {
         group.parts |= part;
         group.take(text, line.offset);
         if part == PROCESSOR {
-            found.extend(self.open.remove(at).finish());
+            self.close(at, found);
         }
         true
     }
@@ -247,9 +247,17 @@ impl MachineChecks {
         Some(chosen)
     }
 
+    /// Completes a group where it stands.
+    fn close(&mut self, at: usize, found: &mut Vec<Found>) {
+        if let Some(group) = self.open.get_mut(at) {
+            group.finish(found);
+            self.open.remove(at);
+        }
+    }
+
     fn push(&mut self, group: Group, found: &mut Vec<Found>) {
         if self.open.len() >= OPEN_MAX {
-            found.extend(self.open.remove(0).finish());
+            self.close(0, found);
         }
         self.open.push(group);
     }
@@ -360,7 +368,7 @@ impl Group {
                 self.problem(offset, ProblemKind::Malformed, &detail);
                 return;
             };
-            rest = after.trim_ascii_start();
+            rest = after;
         }
     }
 
@@ -433,11 +441,15 @@ impl Group {
         }
     }
 
-    /// The record; `None` where all there was has become records already.
-    fn finish(mut self) -> Option<Found> {
+    /// Makes a record of it, unless all there was has become records already.
+    fn finish(&mut self, found: &mut Vec<Found>) {
         let offset = self.offset;
         if self.parts & STATUS == 0 {
-            return (!self.listed).then(|| Found { offset, record: self.headless() });
+            if !self.listed {
+                let record = self.headless();
+                found.push(Found { offset, record });
+            }
+            return;
         }
         for (part, lacking) in [
             (
@@ -450,10 +462,11 @@ impl Group {
                 self.problem(offset, ProblemKind::Truncated, lacking);
             }
         }
-        let mut record = mca::decode(&self.registers, self.context);
-        record.source = ErrorSource::KernelMce;
-        self.add_to(&mut record);
-        Some(Found { offset, record })
+        found.push(Found { offset, record: mca::decode(&self.registers, self.context) });
+        if let Some(Found { record, .. }) = found.last_mut() {
+            record.source = ErrorSource::KernelMce;
+            self.add_to(record);
+        }
     }
 
     /// Only the later lines are there: no status, and so nothing to decode.

@@ -23,7 +23,7 @@ pub(super) mod prefix;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use ras_core::{CpuVendor, Raw, Timestamp};
+use ras_core::{CpuVendor, ErrorRecord, Raw, Timestamp};
 
 use self::aer::Aer;
 use self::amd::AmdText;
@@ -36,6 +36,7 @@ pub(crate) use self::prefix::Stamp;
 use super::bytes::{self, decimal};
 use super::mcelog::{self, Mcelog};
 use super::{Found, LineDecoder};
+use crate::trace;
 
 /// Bytes looked at of one line; kernels write at most 1 KiB at once, and prefixes are short.
 const LINE_MAX: usize = 4096;
@@ -160,11 +161,14 @@ impl KernelLog {
         let number = self.number;
         let mut line = Line { text, offset, number, stamp, caller, marked: false };
         let before = found.len();
-        if !self.dispatch(&mut line, found)
-            && let Some(inner) = inner(text)
-        {
-            line.text = inner;
-            self.dispatch(&mut line, found);
+        if !self.dispatch(&mut line, found) {
+            if let Some(inner) = inner(text) {
+                line.text = inner;
+                self.dispatch(&mut line, found);
+            } else if let Some(record) = traced(text) {
+                // Booted with `tp_printk`, the kernel prints its trace events too.
+                found.push(Found { offset, record });
+            }
         }
         self.machine_checks.expire(number, found);
         self.amd.expire(number, found);
@@ -258,9 +262,9 @@ fn begins_anew(text: &[u8]) -> bool {
 
 /// The kernel's words in a line whose beginning nobody understands.
 fn inner(text: &[u8]) -> Option<&[u8]> {
-    const MARKS: &[&[u8]] = &[b"mce: [Hardware Error]:", MARK, b"EDAC MC", b"Memory failure: 0x"];
-    // The sequence number of a firmware record belongs to its mark.
+    const MARKS: &[&[u8]] = &[MARK, b"EDAC MC", b"Memory failure: 0x"];
     let at = MARKS.iter().find_map(|mark| bytes::find(text, mark)).filter(|at| *at > 0)?;
+    // The sequence number of a firmware record belongs to its mark.
     let before = text.get(..at)?;
     let digits = before.strip_suffix(b"}").and_then(|before| {
         let number = before.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
@@ -268,6 +272,13 @@ fn inner(text: &[u8]) -> Option<&[u8]> {
         (number > 0 && before.get(open) == Some(&b'{')).then_some(open)
     });
     text.get(digits.unwrap_or(at)..).filter(|inner| inner.len() < text.len())
+}
+
+/// A trace event's text.
+fn traced(text: &[u8]) -> Option<ErrorRecord> {
+    const EVENTS: &[&[u8]] = &[b"mce_record: ", b"_event: ", b"cxl_"];
+    EVENTS.iter().find(|event| bytes::find(text, event).is_some())?;
+    trace::text::decode(&String::from_utf8_lossy(text))
 }
 
 /// `{12}`, and what follows it.

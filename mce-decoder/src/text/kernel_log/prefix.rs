@@ -64,6 +64,7 @@ pub(crate) fn parse<'a>(line: &'a [u8], options: &Options) -> Prefix<'a> {
     let mut prefix = Prefix { text: bare(line), ..Prefix::default() };
     for _ in 0..PARTS_MAX {
         let taken = match prefix.text {
+            _ if is_word(prefix.text) => None,
             [b'[', ..] => brackets(&mut prefix, options),
             [b'<', ..] => priority(prefix.text),
             [b'0'..=b'9', ..] => digits(&mut prefix, options),
@@ -76,6 +77,15 @@ pub(crate) fn parse<'a>(line: &'a [u8], options: &Options) -> Prefix<'a> {
         prefix.text = bare(rest);
     }
     prefix
+}
+
+/// Whether a line begins as most lines about errors do, and as no prefix does.
+#[inline]
+fn is_word(text: &[u8]) -> bool {
+    matches!(
+        text,
+        [b'm', b'c', b'e', b':', ..] | [b'E', b'D', b'A', b'C', ..] | [b'[', b'H', b'a', b'r', ..]
+    )
 }
 
 /// Without spaces, carriage returns and colours at its ends.
@@ -154,6 +164,7 @@ fn fraction(text: &[u8]) -> Option<(u64, &[u8])> {
     let (value, rest) = decimal(text)?;
     let digits = u32::try_from(text.len() - rest.len()).ok()?;
     let value = match digits {
+        6 => value * 1000,
         0..=9 => value.checked_mul(10_u64.pow(9 - digits))?,
         10..=18 => value / 10_u64.pow(digits - 9),
         _ => return None,
@@ -240,6 +251,9 @@ const MONTHS: [&str; 12] =
 
 /// `host program[1]: ` or `program[1]: `.
 fn program<'a>(prefix: &mut Prefix<'a>, rest: &'a [u8]) -> Option<&'a [u8]> {
+    if is_word(rest.strip_prefix(b" ").unwrap_or(rest)) {
+        return None;
+    }
     let (first, rest) = word(rest);
     if let Some(rest) = tag(prefix, first, rest) {
         return Some(rest);

@@ -40,7 +40,6 @@ const KERNEL_WORDS: &[&str] = &[
     "achine check",
     "achine Check",
     "Bank ",
-    "STATUS",
     "BERT: ",
     "emory failure",
     "memory error",
@@ -115,7 +114,7 @@ pub(super) fn kernel_log(
     scanned.problems.into_iter().try_for_each(|problem| output.damage(None, problem))
 }
 
-fn log_options(options: &Options) -> kernel_log::Options {
+pub(super) fn log_options(options: &Options) -> kernel_log::Options {
     kernel_log::Options {
         year: options.year,
         vendor: options.cpu.map(|cpu| cpu.vendor),

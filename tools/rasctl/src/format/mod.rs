@@ -7,6 +7,7 @@ mod capture;
 mod database;
 mod edac_tree;
 mod hex;
+mod journal;
 mod lines;
 mod mca_json;
 mod whole;
@@ -117,6 +118,20 @@ pub const FORMATS: &[Format] = &[
         about: "rasdaemon's database (SQLite)",
         detect: Detect::Bytes(database::is_database),
         reader: Reader::File(database::read),
+    },
+    Format {
+        name: "journal-export",
+        aliases: &[],
+        about: "systemd's journal as journalctl -o export writes it",
+        detect: Detect::Bytes(journal::is_export),
+        reader: Reader::Stream(journal::export),
+    },
+    Format {
+        name: "journal-json",
+        aliases: &["journal"],
+        about: "systemd's journal as journalctl -o json writes it",
+        detect: Detect::Text(journal::is_json),
+        reader: Reader::Stream(journal::json),
     },
     Format {
         name: "capture",

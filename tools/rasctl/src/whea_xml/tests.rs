@@ -178,3 +178,10 @@ proptest! {
         let _ = looks_like(&bytes);
     }
 }
+
+#[test]
+fn bytes_that_are_no_text_do_not_move_places() {
+    let input = [&[0xff; 100][..], b"<Event xmlns='x'>"].concat();
+    let decoded = decode(&input);
+    assert_eq!(decoded.problems.iter().map(|problem| problem.offset).collect::<Vec<_>>(), [100]);
+}

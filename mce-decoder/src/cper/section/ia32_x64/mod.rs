@@ -208,7 +208,7 @@ fn contexts(
         contexts.push(Value::Group(context::details(&header, array)));
         if header.context_type.get() == context::MSR {
             let words = array.chunks_exact(8).filter_map(|word| registers::number(word, 0, 8));
-            for (msr, value) in (header.msr_address.get()..).zip(words) {
+            for (msr, value) in (header.msr_address.get()..=u32::MAX).zip(words) {
                 found.take(msr, value);
             }
         }

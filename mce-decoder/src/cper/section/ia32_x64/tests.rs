@@ -201,3 +201,11 @@ proptest! {
         prop_assert!(record.problems.iter().all(|p| p.offset <= 200 + bytes.len() as u64));
     }
 }
+
+/// Found by the fuzzer: the last register there can be, and more words behind it.
+#[test]
+fn registers_beyond_the_last_are_none() {
+    let bytes = section(0x606a6, &[], &[context(1, u32::MAX, &words(&[1, 2, 3]))]);
+    let record = decoded(SECTION_TYPE, 2, &bytes);
+    assert!(record.witnesses.is_empty());
+}

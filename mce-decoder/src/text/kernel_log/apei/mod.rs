@@ -269,9 +269,6 @@ impl Report {
         }
         record.details.add_some("apei_source", self.source_id);
         record.details.add_some("report", self.sequence);
-        if self.previous_boot {
-            record.details.add("previous_boot", true);
-        }
         self.stamp.add_to(&mut record.details);
     }
 }
