@@ -25,6 +25,7 @@ pub mod vendor;
 pub mod cper;
 
 mod date;
+mod digits;
 mod pci;
 
 pub mod trace;

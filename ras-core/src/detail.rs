@@ -49,6 +49,7 @@ pub enum Value {
 impl Value {
     /// An encoded value, looked up in `table`.
     #[must_use]
+    #[inline]
     pub fn code(code: u64, table: &[(u64, &'static str)]) -> Self {
         let meaning = table.iter().find(|(known, _)| *known == code);
         Self::Code { code, meaning: meaning.map(|(_, meaning)| Cow::Borrowed(*meaning)) }
@@ -85,18 +86,21 @@ const BITS: [&str; 64] = [
 ];
 
 impl From<&'static str> for Value {
+    #[inline]
     fn from(text: &'static str) -> Self {
         Self::Text(Cow::Borrowed(text))
     }
 }
 
 impl From<String> for Value {
+    #[inline]
     fn from(text: String) -> Self {
         Self::Text(Cow::Owned(text))
     }
 }
 
 impl From<bool> for Value {
+    #[inline]
     fn from(flag: bool) -> Self {
         Self::Flag(flag)
     }
@@ -105,6 +109,7 @@ impl From<bool> for Value {
 macro_rules! numbers {
     ($($number:ty),*) => {$(
         impl From<$number> for Value {
+            #[inline]
             fn from(number: $number) -> Self {
                 Self::Number(number.into())
             }
@@ -119,6 +124,7 @@ pub trait Details {
     fn add(&mut self, name: &'static str, value: impl Into<Value>);
 
     /// Adds a fact that the source may not have given.
+    #[inline]
     fn add_some(&mut self, name: &'static str, value: Option<impl Into<Value>>) {
         if let Some(value) = value {
             self.add(name, value);
@@ -126,12 +132,14 @@ pub trait Details {
     }
 
     /// Adds an address or a raw register.
+    #[inline]
     fn add_hex(&mut self, name: &'static str, value: impl Into<u64>) {
         self.add(name, Value::Hex(value.into()));
     }
 }
 
 impl Details for Vec<Detail> {
+    #[inline]
     fn add(&mut self, name: &'static str, value: impl Into<Value>) {
         self.push(Detail { name: Cow::Borrowed(name), value: value.into() });
     }

@@ -264,47 +264,64 @@ impl ErrorCode {
 }
 
 impl fmt::Display for ErrorCode {
-    /// What went wrong, as the subject of a sentence: `memory read error on channel 1`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::NoError => f.write_str("no error code"),
-            Self::Unclassified => f.write_str("unclassified error"),
-            Self::MicrocodeRomParity => f.write_str("microcode ROM parity error"),
-            Self::External => f.write_str("error signalled by another processor"),
-            Self::Frc => f.write_str("redundancy check (FRC) error"),
-            Self::InternalParity => f.write_str("internal parity error"),
-            Self::SmmHandlerCodeAccess => f.write_str("SMM handler left its code range"),
-            Self::InternalTimer => f.write_str("internal timer error"),
-            Self::Io => f.write_str("I/O error"),
-            Self::InternalUnclassified(low) => write!(f, "internal unclassified error {low:#05x}"),
-            Self::GenericCacheHierarchy { level } => write!(f, "{level} cache error"),
-            Self::Tlb { transaction, level } => write!(f, "{level} {transaction} TLB error"),
+        self.write(f)
+    }
+}
+
+impl ErrorCode {
+    /// Writes what went wrong, as the subject of a sentence: `memory read error on channel 1`. Piece by
+    /// piece: this is in every record of a machine check, and the general formatter takes its time.
+    pub(super) fn write(self, out: &mut impl fmt::Write) -> fmt::Result {
+        match self {
+            Self::NoError => out.write_str("no error code"),
+            Self::Unclassified => out.write_str("unclassified error"),
+            Self::MicrocodeRomParity => out.write_str("microcode ROM parity error"),
+            Self::External => out.write_str("error signalled by another processor"),
+            Self::Frc => out.write_str("redundancy check (FRC) error"),
+            Self::InternalParity => out.write_str("internal parity error"),
+            Self::SmmHandlerCodeAccess => out.write_str("SMM handler left its code range"),
+            Self::InternalTimer => out.write_str("internal timer error"),
+            Self::Io => out.write_str("I/O error"),
+            Self::InternalUnclassified(low) => {
+                write!(out, "internal unclassified error {low:#05x}")
+            }
+            Self::GenericCacheHierarchy { level } => pieces(out, &[level.name(), " cache error"]),
+            Self::Tlb { transaction, level } => {
+                pieces(out, &[level.name(), " ", transaction.name(), " TLB error"])
+            }
             Self::MemoryController { operation, channel } => {
-                write!(f, "memory {operation} error{}", OnChannel(channel))
+                pieces(out, &["memory ", operation.name(), " error"])?;
+                on_channel(channel, out)
             }
             Self::CacheHierarchy { request, transaction, level } => {
-                write!(f, "{level} {transaction} cache error during {request}")
+                let (level, transaction) = (level.name(), transaction.name());
+                pieces(out, &[level, " ", transaction, " cache error during ", request.name()])
             }
             Self::ExtendedMemory { operation, channel } => {
-                write!(f, "memory-side cache {operation} error{}", OnChannel(channel))
+                pieces(out, &["memory-side cache ", operation.name(), " error"])?;
+                on_channel(channel, out)
             }
             Self::Bus { participation, timeout, request, target, level } => {
-                let timeout = if timeout { ", timed out" } else { "" };
-                write!(
-                    f,
-                    "bus error during {request} of {target}, {level}, {participation}{timeout}"
-                )
+                pieces(out, &["bus error during ", request.name(), " of ", target.name()])?;
+                pieces(out, &[", ", level.name(), ", ", participation.name()])?;
+                if timeout { out.write_str(", timed out") } else { Ok(()) }
             }
-            Self::Unknown(code) => write!(f, "unknown error code {code:#06x}"),
+            Self::Unknown(code) => write!(out, "unknown error code {code:#06x}"),
         }
     }
 }
 
-struct OnChannel(Option<u8>);
+fn pieces(out: &mut impl fmt::Write, pieces: &[&str]) -> fmt::Result {
+    pieces.iter().try_for_each(|piece| out.write_str(piece))
+}
 
-impl fmt::Display for OnChannel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.map_or(Ok(()), |channel| write!(f, " on channel {channel}"))
+fn on_channel(channel: Option<u8>, out: &mut impl fmt::Write) -> fmt::Result {
+    let Some(channel) = channel else { return Ok(()) };
+    out.write_str(" on channel ")?;
+    match channel {
+        0..10 => out.write_char(char::from(b'0' + channel)),
+        _ => write!(out, "{channel}"),
     }
 }
 
@@ -389,31 +406,31 @@ impl BusTarget {
     }
 }
 
-impl fmt::Display for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Level {
+    const fn name(self) -> &'static str {
+        match self {
             Self::L0 => "level-0",
             Self::L1 => "level-1",
             Self::L2 => "level-2",
             Self::Generic => "any-level",
-        })
+        }
     }
 }
 
-impl fmt::Display for Transaction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Transaction {
+    const fn name(self) -> &'static str {
+        match self {
             Self::Instruction => "instruction",
             Self::Data => "data",
             Self::Generic => "generic",
             Self::Reserved => "reserved-type",
-        })
+        }
     }
 }
 
-impl fmt::Display for Request {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Request {
+    const fn name(self) -> &'static str {
+        match self {
             Self::Error => "an unspecified request",
             Self::Read => "read",
             Self::Write => "write",
@@ -423,43 +440,51 @@ impl fmt::Display for Request {
             Self::Prefetch => "prefetch",
             Self::Eviction => "eviction",
             Self::Snoop => "snoop",
-            Self::Reserved(code) => return write!(f, "reserved request {code}"),
-        })
+            Self::Reserved(9) => "reserved request 9",
+            Self::Reserved(10) => "reserved request 10",
+            Self::Reserved(11) => "reserved request 11",
+            Self::Reserved(12) => "reserved request 12",
+            Self::Reserved(13) => "reserved request 13",
+            Self::Reserved(14) => "reserved request 14",
+            Self::Reserved(_) => "reserved request 15",
+        }
     }
 }
 
-impl fmt::Display for MemoryOperation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl MemoryOperation {
+    const fn name(self) -> &'static str {
+        match self {
             Self::Undefined => "controller",
             Self::Read => "read",
             Self::Write => "write",
             Self::AddressCommand => "address/command",
             Self::Scrub => "scrub",
-            Self::Reserved(code) => return write!(f, "reserved-operation {code}"),
-        })
+            Self::Reserved(5) => "reserved-operation 5",
+            Self::Reserved(6) => "reserved-operation 6",
+            Self::Reserved(_) => "reserved-operation 7",
+        }
     }
 }
 
-impl fmt::Display for Participation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Participation {
+    const fn name(self) -> &'static str {
+        match self {
             Self::Source => "requested here",
             Self::Responder => "answered here",
             Self::Observer => "seen as third party",
             Self::Generic => "part not stated",
-        })
+        }
     }
 }
 
-impl fmt::Display for BusTarget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl BusTarget {
+    const fn name(self) -> &'static str {
+        match self {
             Self::Memory => "memory",
             Self::Reserved => "a reserved target",
             Self::Io => "I/O",
             Self::Other => "another target",
-        })
+        }
     }
 }
 

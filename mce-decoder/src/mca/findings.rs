@@ -72,6 +72,7 @@ pub fn meaning(table: &[(u64, &'static str)], code: u64) -> Option<&'static str>
 }
 
 impl From<Fact> for Value {
+    #[inline]
     fn from(fact: Fact) -> Self {
         match fact {
             Fact::Number(number) => Self::Number(number),

@@ -8,10 +8,9 @@ mod address;
 mod severity;
 
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::fmt::Write as _;
 
 use ras_core::{
     AddressMode, CpuVendor, Details, ErrorAddress, ErrorClass, ErrorRecord, ErrorSource, Location,
@@ -21,6 +20,7 @@ use ras_core::{
 use self::error_code::ErrorCode;
 use self::findings::{Fact, Findings};
 use self::status::{AmdStatus, CpuSignature, McgCap, MciStatus};
+use crate::digits::{push_hex, push_number};
 use crate::vendor::{self, amd};
 
 /// The bank number Linux uses for errors that firmware reported (APEI): it has no registers, the
@@ -67,34 +67,46 @@ pub struct Explanation {
 /// servers since 2010 do, unless their model is known to be older than that.
 #[must_use]
 pub fn explain(registers: &McaRegisters) -> Explanation {
+    let mut explanation = Explanation::default();
     match amd::deferred_alone(registers) {
         Some(deferred) => {
-            let mut explanation = explain_status(&deferred);
+            explanation.fill(&deferred);
             explanation.findings.add("logged_in", Fact::Text("destat"));
-            explanation
         }
-        None => explain_status(registers),
+        None => explanation.fill(registers),
+    }
+    explanation
+}
+
+impl Default for Explanation {
+    /// Of nothing.
+    fn default() -> Self {
+        Self {
+            severity: Severity::Unknown,
+            rule: "",
+            code: ErrorCode::NoError,
+            class: ErrorClass::Unknown,
+            address: None,
+            count: 1,
+            findings: Findings::default(),
+        }
     }
 }
 
-fn explain_status(registers: &McaRegisters) -> Explanation {
-    let (severity, rule) = severity::grade(registers);
-    let code = error_code(registers);
-    let mut findings = Findings::default();
-    // Linux makes the registers of firmware's errors up: no model has a say in them.
-    if registers.bank != FIRMWARE_FIRST_BANK
-        && let Some(decode) = vendor::decoder(registers)
-    {
-        decode(registers, &mut findings);
-    }
-    Explanation {
-        severity,
-        rule,
-        code,
-        class: class(registers, code, &findings),
-        address: address::error_address(registers),
-        count: corrected_count(registers),
-        findings,
+impl Explanation {
+    /// In place: it is larger than all that it is made from.
+    fn fill(&mut self, registers: &McaRegisters) {
+        (self.severity, self.rule) = severity::grade(registers);
+        self.code = error_code(registers);
+        // Linux makes the registers of firmware's errors up: no model has a say in them.
+        if registers.bank != FIRMWARE_FIRST_BANK
+            && let Some(decode) = vendor::decoder(registers)
+        {
+            decode(registers, &mut self.findings);
+        }
+        self.class = class(registers, self.code, &self.findings);
+        self.address = address::error_address(registers);
+        self.count = corrected_count(registers);
     }
 }
 
@@ -142,7 +154,10 @@ pub fn decode(registers: &McaRegisters, context: Context) -> ErrorRecord {
         record.details.reserve(findings.facts().len() + 8);
         findings::add_to(findings, &mut record.details);
         if findings.error.is_some() && *code != ErrorCode::NoError {
-            record.details.add("mca_code", code.to_string());
+            let mut text = String::with_capacity(96);
+            // Writing to a string can't fail.
+            let _ = code.write(&mut text);
+            record.details.add("mca_code", text);
         }
     }
     record
@@ -168,12 +183,14 @@ fn summary(registers: &McaRegisters, explanation: &Explanation) -> String {
     }
     text.push_str(", ");
     text.push_str(phrase(*severity));
-    // Writing to a string can't fail.
     if !firmware_first {
-        let _ = write!(text, ", bank {}", registers.bank);
+        text.push_str(", bank ");
+        push_number(text, registers.bank.into());
     }
     if let Some(address) = address {
-        let _ = write!(text, ", at {}{}", address_kind(address.mode), address.addr);
+        text.push_str(", at ");
+        text.push_str(address_kind(address.mode));
+        push_hex(text, address.addr.0);
     }
     summary
 }
@@ -258,11 +275,12 @@ fn class(registers: &McaRegisters, code: ErrorCode, findings: &Findings) -> Erro
 
 /// What went wrong, for a bank no model decoder had words for.
 fn subject(registers: &McaRegisters, code: ErrorCode, text: &mut String) {
-    let extended = AmdStatus::from_bits(registers.status).error_code_ext();
-    let _ = match is_amd(registers.vendor) {
-        true => write!(text, "{code}, extended code {extended}"),
-        false => write!(text, "{code}"),
-    };
+    // Writing to a string can't fail.
+    let _ = code.write(text);
+    if is_amd(registers.vendor) {
+        text.push_str(", extended code ");
+        push_number(text, AmdStatus::from_bits(registers.status).error_code_ext().into());
+    }
 }
 
 /// How many corrected errors the record stands for: bits 52:38, where `MCG_CMCI_P`, on Intel and

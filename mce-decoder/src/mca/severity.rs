@@ -238,33 +238,33 @@ pub(super) fn flags(registers: &McaRegisters, text: &mut String) {
     let amd = AmdStatus::from_bits(registers.status);
     let is_amd = is_amd(registers.vendor) && registers.bank != FIRMWARE_FIRST_BANK;
     let is_intel = !is_amd && has_recovery(registers);
-    let names = [
-        (status.val(), "VAL"),
-        (status.over(), "OVER"),
-        (status.uc(), "UC"),
-        (status.en(), "EN"),
-        (status.miscv(), "MISCV"),
-        (status.addrv(), "ADDRV"),
-        (status.pcc(), "PCC"),
-        (is_intel && status.s(), "S"),
-        (is_intel && status.ar(), "AR"),
-        (is_amd && amd.tcc(), "TCC"),
-        (is_amd && amd.deferred(), "DEFERRED"),
-        (is_amd && amd.poison(), "POISON"),
-        (mcg.ripv(), "RIPV"),
-        (mcg.eipv(), "EIPV"),
-        (mcg.mcip(), "MCIP"),
-        (!is_amd && mcg.lmce_s(), "LMCE_S"),
-        (!is_amd && mcg.seam_nr(), "SEAM_NR"),
-        (!is_amd && cap.ser_p(), "SER_P"),
-        (!is_amd && is_yellow(registers), "threshold yellow"),
-    ];
     let mut separator = "";
-    for (_, name) in names.into_iter().filter(|(set, _)| *set) {
-        text.push_str(separator);
-        text.push_str(name);
-        separator = " ";
-    }
+    let mut name = |set: bool, name: &str| {
+        if set {
+            text.push_str(separator);
+            text.push_str(name);
+            separator = " ";
+        }
+    };
+    name(status.val(), "VAL");
+    name(status.over(), "OVER");
+    name(status.uc(), "UC");
+    name(status.en(), "EN");
+    name(status.miscv(), "MISCV");
+    name(status.addrv(), "ADDRV");
+    name(status.pcc(), "PCC");
+    name(is_intel && status.s(), "S");
+    name(is_intel && status.ar(), "AR");
+    name(is_amd && amd.tcc(), "TCC");
+    name(is_amd && amd.deferred(), "DEFERRED");
+    name(is_amd && amd.poison(), "POISON");
+    name(mcg.ripv(), "RIPV");
+    name(mcg.eipv(), "EIPV");
+    name(mcg.mcip(), "MCIP");
+    name(!is_amd && mcg.lmce_s(), "LMCE_S");
+    name(!is_amd && mcg.seam_nr(), "SEAM_NR");
+    name(!is_amd && cap.ser_p(), "SER_P");
+    name(!is_amd && is_yellow(registers), "threshold yellow");
 }
 
 /// A cache that corrected so much that it should be replaced. SDM vol. 3B, "Threshold-Based Error

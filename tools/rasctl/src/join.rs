@@ -28,6 +28,8 @@ pub struct Joining<S> {
     /// The file that is being read, and its number.
     file: Option<Arc<str>>,
     stream: u32,
+    /// There is nothing to join: all that comes goes on at once.
+    one_source: bool,
 }
 
 #[derive(Debug)]
@@ -43,7 +45,7 @@ impl<S: Sink> Joining<S> {
     #[must_use]
     pub fn new(sink: S) -> Self {
         let (join, damage) = (Join::new(WINDOW_NS), VecDeque::new());
-        Self { sink, join, damage, count: 0, file: None, stream: 0 }
+        Self { sink, join, damage, count: 0, file: None, stream: 0, one_source: false }
     }
 
     /// The sink.
@@ -59,6 +61,9 @@ impl<S: Sink> Joining<S> {
 
 impl<S: Sink> Sink for Joining<S> {
     fn record(&mut self, found: Found) -> io::Result<()> {
+        if self.one_source {
+            return self.sink.record(found);
+        }
         let Found { file, offset, line, record } = found;
         if self.file.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &file)) {
             self.file = Some(Arc::clone(&file));
@@ -70,6 +75,9 @@ impl<S: Sink> Sink for Joining<S> {
     }
 
     fn damage(&mut self, damage: Damage) -> io::Result<()> {
+        if self.one_source {
+            return self.sink.damage(damage);
+        }
         let number = self.number();
         self.damage.push_back((number, damage));
         if self.damage.len() > DAMAGE_MAX
@@ -86,6 +94,10 @@ impl<S: Sink> Sink for Joining<S> {
 
     fn begin(&mut self, file: &str, input: Option<(&Input, u64)>) {
         self.sink.begin(file, input);
+    }
+
+    fn one_source(&mut self) {
+        self.one_source = true;
     }
 
     fn finish(&mut self) -> io::Result<()> {

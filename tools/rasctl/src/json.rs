@@ -14,8 +14,7 @@ use ras_core::{
     RecordFlags, Value,
 };
 
-pub use self::write::Object;
-use self::write::{guid, hex, list, number, string, time};
+use self::write::{Object, guid, hex, list, name, number, string, time};
 use crate::read::{Damage, Found};
 
 /// The JSON Schema of what `rasctl decode --json` prints, draft 2020-12.
@@ -31,9 +30,9 @@ pub fn record(record: &ErrorRecord, out: &mut Vec<u8>) {
 /// Appends a record with its place as one object, without a line feed.
 pub fn found(found: &Found, out: &mut Vec<u8>) {
     let mut object = Object::begin(out);
-    object.text("file", &found.file);
-    object.number("offset", found.offset);
-    object.some("line", found.line);
+    object.text(name!("file"), &found.file);
+    object.number(name!("offset"), found.offset);
+    object.some(name!("line"), found.line);
     members(&found.record, &mut object);
     object.end();
 }
@@ -41,43 +40,43 @@ pub fn found(found: &Found, out: &mut Vec<u8>) {
 /// Appends damage that belongs to no record as one object, without a line feed.
 pub fn damage(damage: &Damage, out: &mut Vec<u8>) {
     let mut object = Object::begin(out);
-    object.text("file", &damage.file);
-    object.number("offset", damage.problem.offset);
-    object.some("line", damage.line);
-    problem(&damage.problem, object.key("problem"));
+    object.text(name!("file"), &damage.file);
+    object.number(name!("offset"), damage.problem.offset);
+    object.some(name!("line"), damage.line);
+    problem(&damage.problem, object.key(name!("problem")));
     object.end();
 }
 
 /// Appends the members of `record` to an object that is being written.
-pub fn members(record: &ErrorRecord, object: &mut Object<'_>) {
-    object.text("source", record.source.name());
+fn members(record: &ErrorRecord, object: &mut Object<'_>) {
+    object.text(name!("source"), record.source.name());
     match record.time {
-        Some(at) => time(at, object.key("time")),
-        None => object.null("time"),
+        Some(at) => time(at, object.key(name!("time"))),
+        None => object.null(name!("time")),
     }
-    object.text("class", record.class.name());
-    object.text("severity", record.severity.name());
-    object.text("severity_reason", &record.severity_reason);
+    object.text(name!("class"), record.class.name());
+    object.text(name!("severity"), record.severity.name());
+    object.text(name!("severity_reason"), &record.severity_reason);
     flags(record.flags, object);
-    object.text("summary", &record.summary);
+    object.text(name!("summary"), &record.summary);
     match &record.address {
-        Some(at) => address(at, object.key("address")),
-        None => object.null("address"),
+        Some(at) => address(at, object.key(name!("address"))),
+        None => object.null(name!("address")),
     }
-    object.number("count", record.count.into());
-    location(&record.location, object.key("location"));
-    group(&record.details, object.key("details"));
-    raw(&record.raw, object.key("raw"));
-    list(&record.problems, problem, object.key("problems"));
-    list(&record.witnesses, self::record, object.key("witnesses"));
+    object.number(name!("count"), record.count.into());
+    location(&record.location, object.key(name!("location")));
+    group(&record.details, object.key(name!("details")));
+    raw(&record.raw, object.key(name!("raw")));
+    list(&record.problems, problem, object.key(name!("problems")));
+    list(&record.witnesses, self::record, object.key(name!("witnesses")));
 }
 
 /// Appends one piece of damage.
 pub fn problem(problem: &Problem, out: &mut Vec<u8>) {
     let mut object = Object::begin(out);
-    object.number("offset", problem.offset);
-    object.text("kind", problem.kind.name());
-    object.text("detail", &problem.detail);
+    object.number(name!("offset"), problem.offset);
+    object.text(name!("kind"), problem.kind.name());
+    object.text(name!("detail"), &problem.detail);
     object.end();
 }
 
@@ -95,7 +94,7 @@ fn flags(flags: RecordFlags, object: &mut Object<'_>) {
     if set().next().is_none() {
         return;
     }
-    let out = object.key("flags");
+    let out = object.key(name!("flags"));
     let mut separator = b'[';
     for name in set() {
         out.push(separator);
@@ -107,46 +106,46 @@ fn flags(flags: RecordFlags, object: &mut Object<'_>) {
 
 fn address(address: &ErrorAddress, out: &mut Vec<u8>) {
     let mut object = Object::begin(out);
-    object.hex("addr", address.addr.0);
-    object.number("lsb", address.lsb.into());
-    object.text("mode", address.mode.name());
+    object.hex(name!("addr"), address.addr.0);
+    object.number(name!("lsb"), address.lsb.into());
+    object.text(name!("mode"), address.mode.name());
     object.end();
 }
 
 pub(crate) fn location(location: &Location, out: &mut Vec<u8>) {
     let Location { cpu, socket, imc, channel, dimm, fru, pci } = location;
     let mut object = Object::begin(out);
-    object.some("cpu", *cpu);
-    object.some("socket", *socket);
-    object.some("imc", *imc);
-    object.some("channel", *channel);
+    object.some(name!("cpu"), *cpu);
+    object.some(name!("socket"), *socket);
+    object.some(name!("imc"), *imc);
+    object.some(name!("channel"), *channel);
     if *dimm != DimmLocation::default() {
-        self::dimm(dimm, object.key("dimm"));
+        self::dimm(dimm, object.key(name!("dimm")));
     }
     if let Some(fru) = fru {
-        object.text("fru", fru);
+        object.text(name!("fru"), fru);
     }
     if let Some(pci) = pci {
-        object.text("pci", &pci.to_string());
+        object.text(name!("pci"), &pci.to_string());
     }
     object.end();
 }
 
 fn dimm(dimm: &DimmLocation, out: &mut Vec<u8>) {
     let mut object = Object::begin(out);
-    object.some("node", dimm.node);
-    object.some("card", dimm.card);
-    object.some("module", dimm.module);
-    object.some("rank", dimm.rank);
-    object.some("bank_group", dimm.bank_group);
-    object.some("bank", dimm.bank);
-    object.some("chip", dimm.chip);
-    object.some("device", dimm.device);
-    object.some("row", dimm.row);
-    object.some("column", dimm.column);
-    object.some("bit_position", dimm.bit_position);
+    object.some(name!("node"), dimm.node);
+    object.some(name!("card"), dimm.card);
+    object.some(name!("module"), dimm.module);
+    object.some(name!("rank"), dimm.rank);
+    object.some(name!("bank_group"), dimm.bank_group);
+    object.some(name!("bank"), dimm.bank);
+    object.some(name!("chip"), dimm.chip);
+    object.some(name!("device"), dimm.device);
+    object.some(name!("row"), dimm.row);
+    object.some(name!("column"), dimm.column);
+    object.some(name!("bit_position"), dimm.bit_position);
     if let Some(handle) = dimm.module_handle {
-        object.hex("module_handle", handle.into());
+        object.hex(name!("module_handle"), handle.into());
     }
     object.end();
 }
@@ -154,13 +153,13 @@ fn dimm(dimm: &DimmLocation, out: &mut Vec<u8>) {
 fn raw(raw: &Raw, out: &mut Vec<u8>) {
     let mut object = Object::begin(out);
     match raw {
-        Raw::Mca(registers) => mca(registers, object.key("mca")),
+        Raw::Mca(registers) => mca(registers, object.key(name!("mca"))),
         Raw::Section { section_type, bytes } => {
-            guid(*section_type, object.key("section_type"));
-            write::bytes(bytes, object.key("bytes"));
+            guid(*section_type, object.key(name!("section_type")));
+            write::bytes(bytes, object.key(name!("bytes")));
         }
-        Raw::Bytes(bytes) => write::bytes(bytes, object.key("bytes")),
-        Raw::Text(text) => object.text("text", text),
+        Raw::Bytes(bytes) => write::bytes(bytes, object.key(name!("bytes"))),
+        Raw::Text(text) => object.text(name!("text"), text),
         _ => {}
     }
     object.end();
@@ -169,34 +168,27 @@ fn raw(raw: &Raw, out: &mut Vec<u8>) {
 /// Registers that only some processors have are left out where they are zero.
 fn mca(registers: &McaRegisters, out: &mut Vec<u8>) {
     let mut object = Object::begin(out);
-    object.text("vendor", registers.vendor.name());
-    object.hex("cpuid", registers.cpuid.into());
-    object.number("bank", registers.bank.into());
-    object.hex("status", registers.status);
-    object.hex("addr", registers.addr);
-    object.hex("misc", registers.misc);
-    object.hex("mcg_status", registers.mcg_status);
-    let rare = [
-        ("mcg_cap", registers.mcg_cap),
-        ("synd", registers.synd),
-        ("ipid", registers.ipid),
-        ("synd1", registers.synd1),
-        ("synd2", registers.synd2),
-        ("config", registers.config),
-        ("destat", registers.destat),
-        ("deaddr", registers.deaddr),
-        ("ip", registers.ip),
-        ("cs", registers.cs.into()),
-        ("tsc", registers.tsc),
-        ("ppin", registers.ppin),
-        ("apic_id", registers.apic_id.into()),
-        ("microcode", registers.microcode.into()),
-    ];
-    for (name, value) in rare {
-        if value != 0 {
-            object.hex(name, value);
-        }
-    }
+    object.text(name!("vendor"), registers.vendor.name());
+    object.hex(name!("cpuid"), registers.cpuid.into());
+    object.number(name!("bank"), registers.bank.into());
+    object.hex(name!("status"), registers.status);
+    object.hex(name!("addr"), registers.addr);
+    object.hex(name!("misc"), registers.misc);
+    object.hex(name!("mcg_status"), registers.mcg_status);
+    object.rare(name!("mcg_cap"), registers.mcg_cap);
+    object.rare(name!("synd"), registers.synd);
+    object.rare(name!("ipid"), registers.ipid);
+    object.rare(name!("synd1"), registers.synd1);
+    object.rare(name!("synd2"), registers.synd2);
+    object.rare(name!("config"), registers.config);
+    object.rare(name!("destat"), registers.destat);
+    object.rare(name!("deaddr"), registers.deaddr);
+    object.rare(name!("ip"), registers.ip);
+    object.rare(name!("cs"), registers.cs);
+    object.rare(name!("tsc"), registers.tsc);
+    object.rare(name!("ppin"), registers.ppin);
+    object.rare(name!("apic_id"), registers.apic_id);
+    object.rare(name!("microcode"), registers.microcode);
     object.end();
 }
 
@@ -227,9 +219,9 @@ fn value(value: &Value, out: &mut Vec<u8>) {
         Value::Text(text) => string(text, out),
         Value::Code { code, meaning } => {
             let mut object = Object::begin(out);
-            object.number("code", *code);
+            object.number(name!("code"), *code);
             if let Some(meaning) = meaning {
-                object.text("meaning", meaning);
+                object.text(name!("meaning"), meaning);
             }
             object.end();
         }

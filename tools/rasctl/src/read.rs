@@ -77,6 +77,9 @@ pub trait Sink {
     /// An input is about to be read, of so many bytes if that is known.
     fn begin(&mut self, _file: &str, _input: Option<(&Input, u64)>) {}
 
+    /// All that comes will be of one source.
+    fn one_source(&mut self) {}
+
     /// The inputs have ended.
     ///
     /// # Errors
@@ -161,7 +164,8 @@ pub fn paths(
     sink: &mut dyn Sink,
     unreadable: &mut dyn FnMut(&str, &io::Error),
 ) -> io::Result<()> {
-    let mut walk = Walk { options, sink, unreadable };
+    let alone = paths.len() == 1;
+    let mut walk = Walk { options, sink, unreadable, alone };
     for path in paths {
         walk.named(path)?;
     }
@@ -179,7 +183,8 @@ pub fn stream(
     sink: &mut dyn Sink,
 ) -> Result<(), Stop> {
     let mut output = Output { file: Arc::from(name), sink };
-    let stream = Stream { input: &mut input, path: None, named: true, unpacked: false };
+    let stream =
+        Stream { input: &mut input, path: None, named: true, unpacked: false, alone: true };
     let known = stream.read(options, &mut output);
     if let Some(problem) = input.take_damage() {
         output.damage(None, problem)?;
@@ -191,6 +196,8 @@ struct Walk<'a> {
     options: &'a Options,
     sink: &'a mut dyn Sink,
     unreadable: &'a mut dyn FnMut(&str, &io::Error),
+    /// There is one input only, and no directory.
+    alone: bool,
 }
 
 impl Walk<'_> {
@@ -209,8 +216,9 @@ impl Walk<'_> {
             }
         };
         if !metadata.is_dir() {
-            return self.file(path, true).map(drop);
+            return self.file(path, metadata.len(), true).map(drop);
         }
+        self.alone = false;
         if let Some(whole) = format::of_directory(path, self.options.format) {
             let mut output = Output { file: Arc::from(&*name), sink: self.sink };
             let read = whole(path, self.options, &mut output);
@@ -261,7 +269,8 @@ impl Walk<'_> {
                 }
                 Ok(kind) if kind.is_file() => {
                     seen.files += 1;
-                    seen.known += u64::from(self.file(&path, false)?);
+                    let size = entry.metadata().map_or(0, |metadata| metadata.len());
+                    seen.known += u64::from(self.file(&path, size, false)?);
                 }
                 Ok(_) => {}
                 Err(error) => (self.unreadable)(&path.to_string_lossy(), &error),
@@ -271,9 +280,8 @@ impl Walk<'_> {
     }
 
     /// Whether the file's format is known.
-    fn file(&mut self, path: &Path, named: bool) -> io::Result<bool> {
+    fn file(&mut self, path: &Path, size: u64, named: bool) -> io::Result<bool> {
         let name = path.to_string_lossy();
-        let size = fs::metadata(path).map_or(0, |metadata| metadata.len());
         let input = Input::open(path);
         self.finish(&name, |walk| {
             let input = input?;
@@ -290,7 +298,8 @@ impl Walk<'_> {
         named: bool,
     ) -> Result<bool, Stop> {
         let mut output = Output { file: Arc::from(name), sink: self.sink };
-        let stream = Stream { input: &mut input, path, named, unpacked: false };
+        let alone = self.alone;
+        let stream = Stream { input: &mut input, path, named, unpacked: false, alone };
         let known = stream.read(self.options, &mut output);
         if let Some(problem) = input.take_damage() {
             output.damage(None, problem)?;
@@ -330,13 +339,15 @@ struct Stream<'a> {
     named: bool,
     /// Whether it was text before, and the options speak of that.
     unpacked: bool,
+    /// Whether it is all there is to read.
+    alone: bool,
 }
 
 impl Stream<'_> {
     /// Reads it to its end, in the format that the options say or that it looks like. False where it
     /// looks like none.
     fn read(self, options: &Options, output: &mut Output<'_>) -> Result<bool, Stop> {
-        let Self { input, path, named, unpacked } = self;
+        let Self { input, path, named, unpacked, alone } = self;
         // Where the format was said, a live pipe need not fill up first.
         let said = options.format.is_some() && !unpacked;
         let start = input.peek(if said { 1 } else { format::START_MAX })?;
@@ -357,6 +368,12 @@ impl Stream<'_> {
         };
         match found.reader {
             Reader::Stream(read) => read(input, options, output)?,
+            Reader::OneSource(read) => {
+                if alone {
+                    output.sink.one_source();
+                }
+                read(input, options, output)?;
+            }
             Reader::File(read) => match path.filter(|_| !input.is_compressed()) {
                 Some(path) => read(path, options, output)?,
                 None => {
@@ -387,6 +404,6 @@ pub(crate) fn unpacked(
     options: &Options,
     output: &mut Output<'_>,
 ) -> Result<(), Stop> {
-    let stream = Stream { input, path: None, named: true, unpacked: true };
+    let stream = Stream { input, path: None, named: true, unpacked: true, alone: false };
     stream.read(options, output).map(drop)
 }

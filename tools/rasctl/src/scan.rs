@@ -34,6 +34,10 @@ pub const LINE_MAX: usize = 64 * 1024;
 /// have nothing in them that is worth a search.
 const FOLLOWING: usize = 8;
 
+/// Hits close to one another after which the rest of a chunk is not searched: all of it is passed on.
+/// Where errors are all there is, to look for them costs more than to decode what is none.
+const DENSE: usize = 256;
+
 /// Problems kept of one input. An input that has more is not a log.
 const PROBLEMS_MAX: usize = 64;
 
@@ -101,7 +105,7 @@ pub struct Scanned {
 }
 
 /// Feeds `decoder` the lines of `reader` that hold one of `needles`, and those that follow them; all
-/// lines where `needles` is `None`. Every record goes to `sink` as soon as it is complete, and what
+/// lines where `needles` is `None`, or where hardly any line has none. Every record goes to `sink` as soon as it is complete, and what
 /// was read so far to `progress`.
 ///
 /// # Errors
@@ -135,6 +139,8 @@ struct Chunk {
     continued: bool,
     /// Where the lines with a needle begin and end.
     hits: Vec<(usize, usize)>,
+    /// From here on all lines are passed on, unsearched.
+    dense_from: usize,
     /// Reading failed after these bytes.
     error: Option<io::Error>,
 }
@@ -173,7 +179,7 @@ impl Scan {
         let mut first = Chunk { buffer: vec![0; self.chunk], ..Chunk::default() };
         let more = next(&source, &mut first);
         search(&mut first, needles);
-        feed.chunk(&mut first, needles.is_none(), sink)?;
+        feed.chunk(&mut first, sink)?;
         progress(feed.scanned.bytes);
         if more {
             self.rest(&source, first, &mut feed, needles, progress, sink)?;
@@ -216,7 +222,7 @@ impl Scan {
                 waiting.insert(chunk.number, chunk);
                 while let Some(mut chunk) = waiting.remove(&turn) {
                     turn += 1;
-                    feed.chunk(&mut chunk, needles.is_none(), sink)?;
+                    feed.chunk(&mut chunk, sink)?;
                     progress(feed.scanned.bytes);
                     let _ = give_back.send(chunk);
                 }
@@ -238,7 +244,7 @@ fn alone<E: From<io::Error>>(
     loop {
         let more = next(source, &mut chunk);
         search(&mut chunk, needles);
-        feed.chunk(&mut chunk, needles.is_none(), sink)?;
+        feed.chunk(&mut chunk, sink)?;
         progress(feed.scanned.bytes);
         if !more {
             return Ok(());
@@ -317,15 +323,25 @@ impl<R: Read> Source<R> {
 /// Finds the lines of `chunk` that hold a needle.
 fn search(chunk: &mut Chunk, needles: Option<&Needles>) {
     chunk.hits.clear();
-    let Some(needles) = needles else { return };
     let text = &chunk.buffer[..chunk.length];
     let mut from = if chunk.continued { line_end(text, 0) + 1 } else { 0 };
+    chunk.dense_from = text.len();
+    let Some(needles) = needles else {
+        chunk.dense_from = from;
+        return;
+    };
+    let mut dense = 0;
     while let Some(at) = text.get(from..).and_then(|rest| needles.find(rest)) {
         let at = from + at;
         let start = memrchr(b'\n', &text[from..at]).map_or(from, |line_feed| from + line_feed + 1);
         let end = line_end(text, at);
         chunk.hits.push((start, end));
+        dense = if start == from { dense + 1 } else { 0 };
         from = end + 1;
+        if dense == DENSE {
+            chunk.dense_from = from;
+            return;
+        }
     }
 }
 
@@ -347,32 +363,43 @@ impl Feed<'_> {
     fn chunk<E: From<io::Error>>(
         &mut self,
         chunk: &mut Chunk,
-        all: bool,
         sink: &mut dyn FnMut(Found) -> Result<(), E>,
     ) -> Result<(), E> {
         let text = &chunk.buffer[..chunk.length];
         let mut at = if chunk.continued { line_end(text, 0) + 1 } else { 0 };
-        let past_the_end = (text.len(), text.len());
-        for &(start, end) in chunk.hits.iter().chain([&past_the_end]) {
-            while at < start && (all || self.following > 0) {
+        let hits = chunk.hits.iter().copied();
+        for (start, end) in hits.chain([(chunk.dense_from, chunk.dense_from)]) {
+            while at < start && self.following > 0 {
                 let end = line_end(text, at);
-                self.following = self.following.saturating_sub(1);
-                self.line(text, at, end, chunk.offset);
+                self.following -= 1;
+                self.line(text, at, end, chunk.offset, sink)?;
                 at = end + 1;
-                self.found.drain(..).try_for_each(&mut *sink)?;
             }
-            if start < text.len() {
-                self.line(text, start, end, chunk.offset);
+            if start < end {
+                self.line(text, start, end, chunk.offset, sink)?;
                 self.following = FOLLOWING;
-                at = end + 1;
-                self.found.drain(..).try_for_each(&mut *sink)?;
             }
+            at = end + 1;
+        }
+        at = chunk.dense_from;
+        while at < text.len() {
+            let end = line_end(text, at);
+            self.line(text, at, end, chunk.offset, sink)?;
+            self.following = FOLLOWING;
+            at = end + 1;
         }
         self.scanned.bytes = chunk.offset + text.len() as u64;
         chunk.error.take().map_or(Ok(()), |error| Err(error.into()))
     }
 
-    fn line(&mut self, text: &[u8], start: usize, end: usize, offset: u64) {
+    fn line<E>(
+        &mut self,
+        text: &[u8],
+        start: usize,
+        end: usize,
+        offset: u64,
+        sink: &mut dyn FnMut(Found) -> Result<(), E>,
+    ) -> Result<(), E> {
         let offset = offset + start as u64;
         let mut line = &text[start..end];
         // The rest of a line that fills a whole chunk is in the next one.
@@ -386,6 +413,7 @@ impl Feed<'_> {
             }
         }
         self.decoder.line(line, offset, &mut self.found);
+        self.found.drain(..).try_for_each(sink)
     }
 }
 
@@ -467,6 +495,28 @@ mod tests {
         assert_eq!(lines.len(), 1 + FOLLOWING);
         assert_eq!(lines[0], (800, "here: error".into()));
         assert_eq!(scanned, Scanned { bytes: text.len() as u64, problems: vec![] });
+    }
+
+    #[test]
+    fn what_is_idle_is_no_needle() {
+        let needles = Needles::new(&["error", "warning"]).unwrap().but_for(&["error-free"]);
+        assert_eq!(needles.find(b"error-free, error-free"), None);
+        assert_eq!(needles.find(b"error-free, no errors"), Some(15));
+        assert_eq!(needles.find(b"error-free and a warning"), Some(17));
+    }
+
+    #[test]
+    fn where_all_lines_matter_those_between_come_along() {
+        let dense = "an error\n".repeat(DENSE + 1);
+        let text = format!("before\n{dense}{}error\n", "nothing\n".repeat(100));
+        let scan = Scan { chunk: CHUNK, threads: 1 };
+        let (lines, _) = scanned(text.as_bytes(), Some(&["error"]), &scan, usize::MAX);
+        assert_eq!(lines.len(), text.lines().count() - 1, "all but the first one");
+        // The next chunk is searched again.
+        let text = format!("{dense}{}", "nothing\n".repeat(100));
+        let scan = Scan { chunk: dense.len() + 100, threads: 1 };
+        let (lines, _) = scanned(text.as_bytes(), Some(&["error"]), &scan, usize::MAX);
+        assert!((DENSE + 1..DENSE + 30).contains(&lines.len()), "{}", lines.len());
     }
 
     #[test]

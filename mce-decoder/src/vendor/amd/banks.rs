@@ -51,7 +51,7 @@ pub(super) fn bank_type(ipid: McaIpid, cpu: CpuSignature) -> Option<&'static Ban
         }
         (UMC, 0x19, 0x90..=0x9f) => Some(&UMC_MI300),
         _ => {
-            let found = BANKS.binary_search_by_key(&key, |(key, _)| *key).ok()?;
+            let found = KEYS.binary_search(&packed(key)).ok()?;
             BANKS.get(found).map(|(_, bank)| bank)
         }
     }
@@ -116,6 +116,21 @@ const BANKS: &[((u16, u16), BankType)] = &[
     ((0x267, 0), fabric("WAFL_PHY", "WAFL PHY", codes::PHY)),
     ((0x269, 0), fabric("GMI_PHY", "GMI PHY", codes::PHY)),
 ];
+
+/// The keys alone, packed: the search stays within a few cache lines.
+const KEYS: [u32; BANKS.len()] = {
+    let mut keys = [0; BANKS.len()];
+    let mut index = 0;
+    while index < keys.len() {
+        keys[index] = packed(BANKS[index].0);
+        index += 1;
+    }
+    keys
+};
+
+const fn packed((hardware_id, mca_type): (u16, u16)) -> u32 {
+    (hardware_id as u32) << 16 | mca_type as u32
+}
 
 /// A part of a core, or a cache, that reports cache, TLB and bus errors by their codes.
 const fn by_code(name: &'static str, unit: &'static str, codes: &'static Codes) -> BankType {

@@ -51,12 +51,16 @@ enum Detect {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Reader {
     /// From front to back.
-    Stream(fn(&mut Input, &Options, &mut Output<'_>) -> Result<(), Stop>),
+    Stream(ReadStream),
+    /// The same, where all records have one source: none of them is of another one's error.
+    OneSource(ReadStream),
     /// Only as a file, since it has to be looked up in.
     File(ReadPath),
     /// As a tree of files that mean something together.
     Directory(ReadPath),
 }
+
+pub(crate) type ReadStream = fn(&mut Input, &Options, &mut Output<'_>) -> Result<(), Stop>;
 
 pub(crate) type ReadPath = fn(&Path, &Options, &mut Output<'_>) -> Result<(), Stop>;
 
@@ -75,14 +79,14 @@ pub const FORMATS: &[Format] = &[
         aliases: &[],
         about: "UEFI common platform error records, one after the other",
         detect: Detect::Bytes(binary::is_cper),
-        reader: Reader::Stream(binary::cper),
+        reader: Reader::OneSource(binary::cper),
     },
     Format {
         name: "bert",
         aliases: &[],
         about: "ACPI's boot error record: the table with its region, or the region alone",
         detect: Detect::Bytes(whole::is_bert),
-        reader: Reader::Stream(whole::bert),
+        reader: Reader::OneSource(whole::bert),
     },
     Format {
         name: "acpi-table",
@@ -96,7 +100,7 @@ pub const FORMATS: &[Format] = &[
         aliases: &[],
         about: "an image of ACPI's error record store",
         detect: Detect::Bytes(whole::is_erst),
-        reader: Reader::Stream(whole::erst),
+        reader: Reader::OneSource(whole::erst),
     },
     Format {
         name: "whea-raw",
@@ -203,7 +207,7 @@ pub const FORMATS: &[Format] = &[
         aliases: &["ghes"],
         about: "ACPI generic error status blocks, one after the other",
         detect: Detect::Bytes(binary::is_status_block),
-        reader: Reader::Stream(binary::status_block),
+        reader: Reader::OneSource(binary::status_block),
     },
 ];
 

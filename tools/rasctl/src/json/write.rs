@@ -7,9 +7,21 @@
 
 use ras_core::{Guid, Timestamp};
 
+/// The name of a member, with all that is around it: one copy of a known length.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Name(pub(super) &'static str);
+
+/// A [`Name`]. Names are ours: they need no escapes.
+macro_rules! name {
+    ($name:literal) => {
+        $crate::json::write::Name(concat!(",\"", $name, "\":"))
+    };
+}
+pub(super) use name;
+
 /// An object that is being written.
 #[derive(Debug)]
-pub struct Object<'a> {
+pub(super) struct Object<'a> {
     out: &'a mut Vec<u8>,
     separator: u8,
 }
@@ -17,37 +29,24 @@ pub struct Object<'a> {
 impl<'a> Object<'a> {
     /// Opens it.
     #[inline]
-    pub fn begin(out: &'a mut Vec<u8>) -> Self {
+    pub(super) fn begin(out: &'a mut Vec<u8>) -> Self {
         Self { out, separator: b'{' }
     }
 
     /// Closes it.
     #[inline]
-    pub fn end(self) {
+    pub(super) fn end(self) {
         match self.separator {
             b'{' => self.out.extend_from_slice(b"{}"),
             _ => self.out.push(b'}'),
         }
     }
 
-    /// Writes a name; its value has to be written into what this returns. Names are ours: they need
-    /// no escapes.
+    /// Writes a name; its value has to be written into what this returns.
     #[inline(always)]
-    pub fn key(&mut self, name: &str) -> &mut Vec<u8> {
-        const LONGEST: usize = 28;
+    pub(super) fn key(&mut self, Name(name): Name) -> &mut Vec<u8> {
         let at = self.out.len();
-        if name.len() <= LONGEST {
-            // The name is a constant, and so becomes all of this.
-            let mut quoted = [b'"'; LONGEST + 4];
-            quoted[0] = b',';
-            quoted[2..2 + name.len()].copy_from_slice(name.as_bytes());
-            quoted[3 + name.len()] = b':';
-            self.out.extend_from_slice(&quoted[..4 + name.len()]);
-        } else {
-            self.out.extend_from_slice(b",\"");
-            self.out.extend_from_slice(name.as_bytes());
-            self.out.extend_from_slice(b"\":");
-        }
+        self.out.extend_from_slice(name.as_bytes());
         self.separate(at)
     }
 
@@ -82,31 +81,40 @@ impl<'a> Object<'a> {
 
     /// A string.
     #[inline(always)]
-    pub fn text(&mut self, name: &str, value: &str) {
+    pub(super) fn text(&mut self, name: Name, value: &str) {
         string(value, self.key(name));
     }
 
     /// A number.
     #[inline(always)]
-    pub fn number(&mut self, name: &str, value: u64) {
+    pub(super) fn number(&mut self, name: Name, value: u64) {
         number(value, self.key(name));
     }
 
     /// `"0x…"`.
     #[inline(always)]
-    pub fn hex(&mut self, name: &str, value: u64) {
+    pub(super) fn hex(&mut self, name: Name, value: u64) {
         hex(value, self.key(name));
     }
 
     /// Nothing known.
     #[inline(always)]
-    pub fn null(&mut self, name: &str) {
+    pub(super) fn null(&mut self, name: Name) {
         self.key(name).extend_from_slice(b"null");
+    }
+
+    /// `"0x…"`, where it is not zero.
+    #[inline(always)]
+    pub(super) fn rare(&mut self, name: Name, value: impl Into<u64>) {
+        let value = value.into();
+        if value != 0 {
+            self.hex(name, value);
+        }
     }
 
     /// A number, where it is known.
     #[inline(always)]
-    pub(super) fn some(&mut self, name: &str, value: Option<impl Into<u64>>) {
+    pub(super) fn some(&mut self, name: Name, value: Option<impl Into<u64>>) {
         if let Some(value) = value {
             self.number(name, value.into());
         }
@@ -393,16 +401,18 @@ mod tests {
 
     #[test]
     fn objects_have_commas_between_their_members() {
-        let long = "a_name_that_is_longer_than_any_of_ours";
         let text = written(|out| {
             let mut object = Object::begin(out);
-            object.number("one", 1);
-            object.hex(long, 2);
+            object.number(name!("one"), 1);
+            object.rare(name!("none"), 0_u64);
+            object.hex(name!("two"), 2);
             object.any_key("three").extend_from_slice(b"3");
-            object.null("four");
+            object.foreign_key("\"four\"").extend_from_slice(b"4");
+            object.null(name!("five"));
             object.end();
         });
-        assert_eq!(text, format!("{{\"one\":1,\"{long}\":\"0x2\",\"three\":3,\"four\":null}}"));
+        let expect = r#"{"one":1,"two":"0x2","three":3,"\"four\"":4,"five":null}"#;
+        assert_eq!(text, expect);
         assert_eq!(written(|out| Object::begin(out).end()), "{}");
         assert_eq!(written(|out| list(&[1, 2], |item, out| number(*item, out), out)), "[1,2]");
         assert_eq!(written(|out| list(&[], |item, out| number(*item, out), out)), "[]");
