@@ -16,8 +16,12 @@ use crate::{Failure, progress};
 pub(crate) fn run(decode: &Decode, as_json: bool, out: &mut dyn Write) -> Result<(), Failure> {
     let options = Options { format: decode.format.0, cpu: decode.cpu, year: decode.year };
     let color = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
-    let mut printer =
-        Printer { human: (!as_json).then_some(Human { color }), out, line: Vec::new(), damaged: 0 };
+    let mut printer = Printer {
+        human: (!as_json).then_some(Human { color }),
+        out,
+        lines: Vec::new(),
+        damaged: 0,
+    };
     let mut unreadable = 0_u64;
     let mut unread = |file: &str, error: &io::Error| {
         unreadable += 1;
@@ -58,9 +62,26 @@ struct Printer<'a> {
     /// As text; else as JSON.
     human: Option<Human>,
     out: &'a mut dyn Write,
-    /// A line that is being made, kept for its room.
-    line: Vec<u8>,
+    /// Lines that wait for more.
+    lines: Vec<u8>,
     damaged: u64,
+}
+
+/// Bytes written at once: enough that the calls do not show, and no more than stays in a cache.
+const PIECE: usize = 64 << 10;
+
+impl Printer<'_> {
+    /// Ends a line.
+    fn line(&mut self) -> io::Result<()> {
+        self.lines.push(b'\n');
+        if self.lines.len() < PIECE { Ok(()) } else { self.write() }
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        let written = self.out.write_all(&self.lines);
+        self.lines.clear();
+        written
+    }
 }
 
 impl Sink for Printer<'_> {
@@ -69,10 +90,8 @@ impl Sink for Printer<'_> {
         if let Some(human) = self.human {
             return human.found(&found, self.out);
         }
-        self.line.clear();
-        json::found(&found, &mut self.line);
-        self.line.push(b'\n');
-        self.out.write_all(&self.line)
+        json::found(&found, &mut self.lines);
+        self.line()
     }
 
     fn damage(&mut self, damage: Damage) -> io::Result<()> {
@@ -80,10 +99,8 @@ impl Sink for Printer<'_> {
         if let Some(human) = self.human {
             return human.damage(&damage, self.out);
         }
-        self.line.clear();
-        json::damage(&damage, &mut self.line);
-        self.line.push(b'\n');
-        self.out.write_all(&self.line)
+        json::damage(&damage, &mut self.lines);
+        self.line()
     }
 
     fn begin(&mut self, file: &str, input: Option<(&Input, u64)>) {
@@ -95,6 +112,10 @@ impl Sink for Printer<'_> {
     fn note(&mut self, file: &str, note: &str) -> io::Result<()> {
         eprintln!("rasctl: {file}: {note}");
         Ok(())
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.write()
     }
 }
 

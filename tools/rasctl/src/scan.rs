@@ -39,7 +39,11 @@ const PROBLEMS_MAX: usize = 64;
 
 /// Words of which a line must have one to be looked at.
 #[derive(Debug)]
-pub struct Needles(Searcher);
+pub struct Needles {
+    searcher: Searcher,
+    /// Words that begin with a needle and are none.
+    idle: &'static [&'static str],
+}
 
 #[derive(Debug)]
 enum Searcher {
@@ -58,14 +62,31 @@ impl Needles {
             Some(searcher) => Searcher::Packed(searcher),
             None => Searcher::Automaton(AhoCorasick::new(words).ok()?),
         };
-        Some(Self(searcher))
+        Some(Self { searcher, idle: &[] })
+    }
+
+    /// Passes over `words`, which begin with a needle: what every healthy machine says again and again.
+    #[must_use]
+    pub fn but_for(self, words: &'static [&'static str]) -> Self {
+        Self { idle: words, ..self }
     }
 
     /// Where the first needle of `text` begins.
     fn find(&self, text: &[u8]) -> Option<usize> {
-        match &self.0 {
-            Searcher::Packed(searcher) => searcher.find(text).map(|found| found.start()),
-            Searcher::Automaton(searcher) => searcher.find(text).map(|found| found.start()),
+        let mut from = 0;
+        loop {
+            let rest = text.get(from..)?;
+            let (start, end) = match &self.searcher {
+                Searcher::Packed(searcher) => searcher.find(rest).map(|at| (at.start(), at.end())),
+                Searcher::Automaton(searcher) => {
+                    searcher.find(rest).map(|at| (at.start(), at.end()))
+                }
+            }?;
+            let there = &rest[start..];
+            if !self.idle.iter().any(|words| there.starts_with(words.as_bytes())) {
+                return Some(from + start);
+            }
+            from += end;
         }
     }
 }
@@ -171,6 +192,9 @@ impl Scan {
         progress: &dyn Fn(u64),
         sink: &mut dyn FnMut(Found) -> Result<(), E>,
     ) -> Result<(), E> {
+        if self.threads == 1 {
+            return alone(source, first, feed, needles, progress, sink);
+        }
         let (give_back, idle) = channel();
         let (done, searched) = channel();
         // One for each thread, one for each that waits for its turn to be decoded.
@@ -199,6 +223,26 @@ impl Scan {
             }
             Ok(())
         })
+    }
+}
+
+/// With one processor, other threads would only take turns with this one.
+fn alone<E: From<io::Error>>(
+    source: &Mutex<Source<impl Read>>,
+    mut chunk: Chunk,
+    feed: &mut Feed<'_>,
+    needles: Option<&Needles>,
+    progress: &dyn Fn(u64),
+    sink: &mut dyn FnMut(Found) -> Result<(), E>,
+) -> Result<(), E> {
+    loop {
+        let more = next(source, &mut chunk);
+        search(&mut chunk, needles);
+        feed.chunk(&mut chunk, needles.is_none(), sink)?;
+        progress(feed.scanned.bytes);
+        if !more {
+            return Ok(());
+        }
     }
 }
 

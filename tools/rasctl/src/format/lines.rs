@@ -64,6 +64,9 @@ const KERNEL_WORDS: &[&str] = &[
     "mcelog",
 ];
 
+/// Words that begin with one of [`KERNEL_WORDS`] and are of no error: drivers and modes that come up.
+const KERNEL_CHATTER: &[&str] = &["EDAC MC: "];
+
 /// What a log without times before its lines begins with, when errors are all there is.
 const KERNEL_BEGINNINGS: &[&str] = &[
     "[Hardware Error]:",
@@ -105,7 +108,7 @@ pub(super) fn kernel_log(
     if input.size() < LONG {
         return read(input, &mut decoder, output);
     }
-    let needles = Needles::new(KERNEL_WORDS);
+    let needles = Needles::new(KERNEL_WORDS).map(|needles| needles.but_for(KERNEL_CHATTER));
     let mut sink = |found: Found| output.record(found.offset, None, found.record);
     let scanned = scan::lines(&mut *input, &mut decoder, needles.as_ref(), &|_| {}, &mut sink)?;
     scanned.problems.into_iter().try_for_each(|problem| output.damage(None, problem))

@@ -1,7 +1,9 @@
 //! Values as JSON text, appended to a buffer.
 //!
 //! Most texts of a record are shorter than a cache line, and a call that copies one costs more than the
-//! copy: short ones are moved in pieces of a fixed length, which may overlap, and cut to size.
+//! copy: short ones are moved in pieces of a fixed length, which may overlap, and cut to size. Digits are
+//! put where they belong, not gathered first: to load at once what was stored in pieces makes a
+//! processor wait.
 
 use ras_core::{Guid, Timestamp};
 
@@ -33,18 +35,29 @@ impl<'a> Object<'a> {
     #[inline(always)]
     pub fn key(&mut self, name: &str) -> &mut Vec<u8> {
         const LONGEST: usize = 28;
-        let separator = std::mem::replace(&mut self.separator, b',');
+        let at = self.out.len();
         if name.len() <= LONGEST {
-            // The name is a constant, and so becomes all of this but the separator.
+            // The name is a constant, and so becomes all of this.
             let mut quoted = [b'"'; LONGEST + 4];
-            quoted[0] = separator;
+            quoted[0] = b',';
             quoted[2..2 + name.len()].copy_from_slice(name.as_bytes());
             quoted[3 + name.len()] = b':';
             self.out.extend_from_slice(&quoted[..4 + name.len()]);
         } else {
-            self.out.extend_from_slice(&[separator, b'"']);
+            self.out.extend_from_slice(b",\"");
             self.out.extend_from_slice(name.as_bytes());
             self.out.extend_from_slice(b"\":");
+        }
+        self.separate(at)
+    }
+
+    /// Begins the object where a comma stands that nothing is before.
+    #[inline(always)]
+    fn separate(&mut self, at: usize) -> &mut Vec<u8> {
+        if std::mem::replace(&mut self.separator, b',') != b','
+            && let Some(first) = self.out.get_mut(at)
+        {
+            *first = b'{';
         }
         self.out
     }
@@ -52,11 +65,11 @@ impl<'a> Object<'a> {
     /// Writes a name that is not known when this is compiled.
     #[inline]
     pub(super) fn any_key(&mut self, name: &str) -> &mut Vec<u8> {
-        let separator = std::mem::replace(&mut self.separator, b',');
-        self.out.extend_from_slice(&[separator, b'"']);
+        let at = self.out.len();
+        self.out.extend_from_slice(b",\"");
         short(name.as_bytes(), self.out);
         self.out.extend_from_slice(b"\":");
-        self.out
+        self.separate(at)
     }
 
     /// Writes a name that is not ours.
@@ -190,16 +203,24 @@ const fn decimal(value: u64) -> [u8; 2] {
 }
 
 pub(super) fn guid(Guid(id): Guid, out: &mut Vec<u8>) {
+    let [a0, a1, a2, a3, b0, b1, c0, c1, d0, d1, e0, e1, e2, e3, e4, e5] = id;
     // The first three parts are little-endian numbers.
-    let order = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
-    let digits: [u8; 32] = sixteen_bytes(&order.map(|index: usize| id[index]));
-    let mut text = *b"\"00000000-0000-0000-0000-000000000000\"";
-    text[1..9].copy_from_slice(&digits[..8]);
-    text[10..14].copy_from_slice(&digits[8..12]);
-    text[15..19].copy_from_slice(&digits[12..16]);
-    text[20..24].copy_from_slice(&digits[16..20]);
-    text[25..37].copy_from_slice(&digits[20..]);
-    out.extend_from_slice(&text);
+    out.push(b'"');
+    out.extend_from_slice(&eight_digits(u32::from_le_bytes([a0, a1, a2, a3])));
+    let middle = [
+        eight_digits(u32::from_be_bytes([b1, b0, c1, c0])),
+        eight_digits(u32::from_be_bytes([d0, d1, e0, e1])),
+    ];
+    let [[b @ .., _, _, _, _], [d @ .., _, _, _, _]] = &middle;
+    let [[_, _, _, _, c @ ..], [_, _, _, _, e @ ..]] = &middle;
+    for part in [b, c, d] {
+        out.push(b'-');
+        out.extend_from_slice(part);
+    }
+    out.push(b'-');
+    out.extend_from_slice(e);
+    out.extend_from_slice(&eight_digits(u32::from_be_bytes([e2, e3, e4, e5])));
+    out.push(b'"');
 }
 
 pub(super) fn bytes(bytes: &[u8], out: &mut Vec<u8>) {
@@ -239,13 +260,11 @@ pub(super) fn hex(value: u64, out: &mut Vec<u8>) {
     // copy of some length.
     let zeros = (value.leading_zeros() / 4).min(15);
     let shifted = value << (4 * zeros);
-    let mut text = *b"\"0x0000000000000000\"";
-    text[3..11].copy_from_slice(&eight_digits((shifted >> 32) as u32));
-    text[11..19].copy_from_slice(&eight_digits((shifted & 0xffff_ffff) as u32));
-    let zeros = zeros as usize;
-    text[19 - zeros] = b'"';
-    out.extend_from_slice(&text);
-    out.truncate(out.len() - zeros);
+    out.extend_from_slice(b"\"0x");
+    out.extend_from_slice(&eight_digits((shifted >> 32) as u32));
+    out.extend_from_slice(&eight_digits((shifted & 0xffff_ffff) as u32));
+    out.truncate(out.len() - zeros as usize);
+    out.push(b'"');
 }
 
 /// The eight hexadecimal digits of a word, all of them at once: a nibble to a byte, then digits.
@@ -283,7 +302,7 @@ fn long_number(mut value: u64, out: &mut Vec<u8>) {
         at -= 1;
         text[at] = b'0' + value.to_le_bytes()[0];
     }
-    short(&text[at..], out);
+    out.extend_from_slice(&text[at..]);
 }
 
 /// RFC 8259, "Strings": quotation mark, backslash and control characters are escaped.
@@ -301,29 +320,36 @@ pub(super) fn string(text: &str, out: &mut Vec<u8>) {
 /// Whether nothing in `text` is escaped.
 #[inline]
 fn is_plain(text: &[u8]) -> bool {
-    const fn is_special(byte: u8) -> bool {
-        byte < 0x20 || byte == b'"' || byte == b'\\'
-    }
     // Without a way out of the loop, all bytes of a piece are looked at at once.
     #[inline]
-    fn any(piece: &[u8; 16]) -> bool {
+    fn any<const N: usize>(piece: &[u8; N]) -> bool {
         piece.iter().fold(false, |any, byte| any | is_special(*byte))
     }
-    let special = match (text.last_chunk::<16>(), text.first_chunk::<8>(), text.last_chunk::<8>()) {
-        // The last piece may have been looked at in part.
-        (Some(last), ..) => {
-            let pieces = text.as_chunks::<16>().0;
-            pieces.iter().fold(any(last), |special, piece| special | any(piece))
-        }
-        (None, Some(first), Some(last)) => {
-            let mut both = [0; 16];
-            both[..8].copy_from_slice(first);
-            both[8..].copy_from_slice(last);
-            any(&both)
-        }
-        _ => text.iter().any(|byte| is_special(*byte)),
-    };
-    !special
+    // The last piece may have been looked at in part.
+    if let Some(last) = text.last_chunk::<16>() {
+        let pieces = text.as_chunks::<16>().0;
+        !pieces.iter().fold(any(last), |special, piece| special | any(piece))
+    } else if let (Some(first), Some(last)) = (text.first_chunk(), text.last_chunk()) {
+        !any_of_eight(u64::from_le_bytes(*first)) && !any_of_eight(u64::from_le_bytes(*last))
+    } else {
+        !text.iter().any(|byte| is_special(*byte))
+    }
+}
+
+const fn is_special(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
+}
+
+/// Whether any byte of a word is special: its highest bit comes out of a subtraction that goes below
+/// zero, where it was not set before.
+const fn any_of_eight(word: u64) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const fn below(word: u64, limit: u8) -> u64 {
+        word.wrapping_sub(ONES * limit as u64) & !word
+    }
+    let quote = below(word ^ (ONES * b'"' as u64), 1);
+    let backslash = below(word ^ (ONES * b'\\' as u64), 1);
+    (below(word, 0x20) | quote | backslash) & (ONES << 7) != 0
 }
 
 #[cold]
