@@ -56,8 +56,8 @@ enum Task {
         #[arg(value_enum)]
         name: lab::Name,
     },
-    /// What we decode, beside what other programs print for the same input. The corpus is no part of
-    /// the project: the tests hold it to its figures where it lies beside the repository.
+    /// What we decode, beside what other programs print for the same input. Not part of the
+    /// tests: the corpus is no part of the project.
     Corpus {
         /// Where its `*.jsonl` are.
         directory: PathBuf,
