@@ -150,6 +150,7 @@ pub(super) fn revision(revision: u16) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::string::String;
 
     #[test]
     fn revisions() {
