@@ -1,10 +1,11 @@
-//! The project's own tasks: `cargo xtask check | tidy | test | demo | lab | bench`.
+//! The project's own tasks: `cargo xtask check | tidy | test | demo | lab | fuzz | corpus | bench | dist`.
 
 mod bench;
 mod cargo;
 mod check;
 mod corpus;
 mod demo;
+mod dist;
 mod fuzz;
 mod lab;
 mod test;
@@ -65,6 +66,8 @@ enum Task {
         #[arg(long, value_name = "CATEGORY")]
         show: Option<String>,
     },
+    /// Build `rasctl` as it is handed out: one static file, below the target directory.
+    Dist,
     /// libFuzzer on every parser. Findings and what was learned stay below the target directory.
     Fuzz {
         /// Which targets (the names in tests/fuzz/src/targets.rs); all of them by default.
@@ -97,6 +100,10 @@ fn main() -> ExitCode {
             Task::Demo { json, verbose, nested } => demo::run(json.as_deref(), verbose, nested),
             Task::Lab { name } => lab::run(name),
             Task::Corpus { directory, show } => corpus::run(&directory, show.as_deref()),
+            Task::Dist => dist::rasctl().map(|file| {
+                println!("xtask: {}", file.display());
+                true
+            }),
             Task::Fuzz { names, seconds } => fuzz::run(&names, seconds),
             Task::Bench { names, json, runs } => bench::run(&names, json.as_deref(), runs),
         }

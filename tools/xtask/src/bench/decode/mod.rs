@@ -79,7 +79,10 @@ struct Bench {
 
 impl Bench {
     fn prepare(runs: u32) -> Result<Self> {
-        let rasctl = artifacts::program("rasctl")?;
+        let rasctl = match std::env::var_os("RAS_BIN_DIR") {
+            Some(_) => artifacts::program("rasctl")?,
+            None => crate::dist::rasctl()?,
+        };
         cargo::run(&[
             "build",
             "--quiet",
