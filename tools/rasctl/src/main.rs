@@ -16,8 +16,6 @@ mod text;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::options::{Command, Global, Health, Inject, Options, Pages};
 use crate::source::Source;
 
@@ -50,7 +48,7 @@ impl From<serde_json::Error> for Failure {
 }
 
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let options = Options::of_this_process();
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let result = run(&options, &mut out);
     let flushed = out.flush().map_err(Failure::from);

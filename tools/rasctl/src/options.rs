@@ -1,5 +1,7 @@
 //! The command line.
 
+mod usual;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -21,10 +23,20 @@ pub(crate) struct Options {
     pub(crate) command: Command,
 }
 
+/// Where rasd listens unless its configuration says otherwise.
+const SOCKET: &str = "/run/rasd/rasd.sock";
+
+impl Options {
+    /// What this process was started with. Ends it where that is wrong, or asks for help.
+    pub(crate) fn of_this_process() -> Self {
+        usual::parse(std::env::args_os()).unwrap_or_else(Self::parse)
+    }
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct Global {
     /// Where rasd listens.
-    #[arg(long, global = true, value_name = "PATH", default_value = "/run/rasd/rasd.sock")]
+    #[arg(long, global = true, value_name = "PATH", default_value = SOCKET)]
     pub(crate) socket: PathBuf,
 
     /// Read this store instead of asking rasd, which need not run. Nothing is changed in it.
