@@ -7,6 +7,8 @@ pub mod kernel_log;
 
 pub mod mcelog;
 
+mod rasdaemon;
+
 pub mod edac_sysfs;
 
 pub mod bgl;
