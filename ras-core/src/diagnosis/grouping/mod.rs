@@ -461,6 +461,7 @@ impl Grouping {
             source: tally.source,
             time: tally.last.unwrap_or(self.seen),
             location: place.location(part),
+            previous_boot: false,
             reason,
             host_risk: None,
         };
