@@ -12,6 +12,7 @@ pub mod edac_sysfs;
 pub mod bgl;
 
 pub(crate) mod edac_detail;
+mod retry_log;
 
 mod bytes;
 
