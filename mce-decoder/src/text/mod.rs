@@ -14,6 +14,7 @@ pub mod edac_sysfs;
 pub mod bgl;
 
 pub(crate) mod edac_detail;
+mod retry_log;
 
 mod bytes;
 

@@ -107,7 +107,9 @@ fn on_part(part: &Part, tally: &Tally, groups: &[&Group], lost_in_memory: bool) 
                 any(|mode| matches!(mode, FaultMode::Row | FaultMode::Column | FaultMode::Module));
             if !part.is_single() {
                 (Deed::Inspect, "find out which module it is first")
-            } else if lost || large || tally.risky > 0 {
+            } else if tally.risky > 0 && !lost {
+                (Deed::Replace, "risky bits: move what runs there elsewhere first")
+            } else if lost || large {
                 (Deed::Replace, "")
             } else if blind {
                 (Deed::Inspect, "counts alone foretell little")
