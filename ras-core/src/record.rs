@@ -144,7 +144,7 @@ pub enum ErrorSource {
     NonStandard,
     /// A trace event of the kernel's `cxl` system.
     CxlEvent,
-    /// mcelog's text.
+    /// mcelog's text, or the kernel's structures that it reads.
     Mcelog,
     /// A machine check in the kernel log.
     #[serde(rename = "kernel_log_mce")]

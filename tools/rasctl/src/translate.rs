@@ -73,7 +73,8 @@ pub fn parse(text: &str) -> Result<Snapshot, SnapshotError> {
     } else {
         toml::from_str(text).map_err(SnapshotError::Toml)?
     };
-    let mut ids: Vec<StationId> = snapshot.stations.iter().map(|station| station.id()).collect();
+    let mut ids: Vec<StationId> =
+        snapshot.stations.iter().map(ras_core::translate::amd::Station::id).collect();
     if ids.is_empty() {
         return Err(SnapshotError::Empty);
     }

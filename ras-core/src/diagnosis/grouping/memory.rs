@@ -8,8 +8,7 @@ use alloc::vec::Vec;
 
 use super::{
     Confidence, DEVICE_BANKS, DEVICE_WEAK_BANKS, Group, Grouping, MODULE_BLIND, MODULE_PAGES,
-    MODULE_RANKS, PAGE_ERRORS, Part, PartErrors, Place, RANK_DEVICES, Spread, Tally, Why, bank,
-    line,
+    MODULE_RANKS, Part, PartErrors, Place, RANK_DEVICES, Spread, Tally, Why, bank, line,
 };
 use crate::{DimmLocation, ErrorRecord, FaultMode, Location, PfnRange};
 
@@ -172,7 +171,7 @@ impl Grouping {
     fn pages_of(&self, part: &Part, pages: &[(PfnRange, Tally)], groups: &mut Vec<Group>) {
         // Several pages that one corrected error may be in are no reason to lose them all.
         let condemned = |(pages, tally): &&(PfnRange, Tally)| {
-            tally.uncorrected > 0 || (pages.count == 1 && tally.corrected >= PAGE_ERRORS)
+            tally.uncorrected > 0 || (pages.count == 1 && tally.condemns_page())
         };
         let condemned: Vec<_> = pages.iter().filter(condemned).collect();
         let why = |mode, confidence, reason| {

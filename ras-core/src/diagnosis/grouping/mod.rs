@@ -100,6 +100,8 @@ pub struct Tally {
     pub uncorrected: u64,
     /// Errors of a severity that their source did not tell.
     pub unknown: u64,
+    /// Corrected errors that firmware reported as over its own threshold.
+    pub over_threshold: u64,
     /// Corrected errors whose bits lie so that the next one may not be correctable.
     pub risky: u64,
     /// The worst severity.
@@ -121,12 +123,20 @@ impl Tally {
             corrected: 0,
             uncorrected: 0,
             unknown: 0,
+            over_threshold: 0,
             risky: 0,
             severity: Severity::Unknown,
             source,
             first: None,
             last: None,
         }
+    }
+
+    /// Whether a page with these errors has to be taken out of use: data at it was lost, or it corrects
+    /// too often, by [`PAGE_ERRORS`] or by firmware's own threshold.
+    #[must_use]
+    pub const fn condemns_page(&self) -> bool {
+        self.uncorrected > 0 || self.corrected >= PAGE_ERRORS || self.over_threshold > 0
     }
 
     /// All errors.
@@ -144,6 +154,9 @@ impl Tally {
             Severity::Corrected => add(&mut self.corrected, count),
             _ => add(&mut self.unknown, count),
         }
+        if record.flags.threshold_exceeded && record.severity == Severity::Corrected {
+            add(&mut self.over_threshold, count);
+        }
         if is_risky(record) {
             add(&mut self.risky, count);
         }
@@ -156,6 +169,7 @@ impl Tally {
         add(&mut self.corrected, other.corrected);
         add(&mut self.uncorrected, other.uncorrected);
         add(&mut self.unknown, other.unknown);
+        add(&mut self.over_threshold, other.over_threshold);
         add(&mut self.risky, other.risky);
         self.saw(other.severity, other.source, other.first, other.last);
     }
@@ -288,10 +302,10 @@ impl PageErrors {
         self.holder.part
     }
 
-    /// Whether the page has to be taken out of use: data at it was lost, or it corrects too often.
+    /// Whether the page has to be taken out of use.
     #[must_use]
     pub const fn is_condemned(&self) -> bool {
-        self.tally.uncorrected > 0 || self.tally.corrected >= PAGE_ERRORS
+        self.tally.condemns_page()
     }
 }
 
@@ -319,9 +333,9 @@ pub struct Grouping {
 
 impl Grouping {
     /// Counts `record` and answers with the number of its part, unless there are too many. Informational
-    /// ones are no errors and pass by.
+    /// ones are no errors, simulated ones none of the hardware: both pass by.
     pub fn add(&mut self, record: &ErrorRecord) -> Option<u32> {
-        if record.severity == Severity::Informational {
+        if record.severity == Severity::Informational || record.flags.simulated {
             return None;
         }
         let count = u64::from(record.count.max(1));

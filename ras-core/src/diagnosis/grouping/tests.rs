@@ -234,6 +234,25 @@ fn informational_records_are_no_errors() {
 }
 
 #[test]
+fn simulated_errors_are_none_of_the_hardware() {
+    let flags = crate::RecordFlags { simulated: true, ..crate::RecordFlags::NONE };
+    let mut grouping = Grouping::default();
+    let lost = ErrorRecord { severity: Severity::Fatal, flags, ..cell(1, 1) };
+    assert_eq!(grouping.add(&lost), None);
+    assert_eq!((grouping.parts().count(), grouping.groups().len()), (0, 0));
+}
+
+#[test]
+fn firmware_s_threshold_condemns_a_page() {
+    let flags = crate::RecordFlags { threshold_exceeded: true, ..crate::RecordFlags::NONE };
+    let address = ErrorAddress { addr: PhysAddr(0x7000), lsb: 6, mode: AddressMode::Physical };
+    let error = ErrorRecord { address: Some(address), flags, ..memory() };
+    let found = groups([error.clone()]);
+    assert_eq!(found[0].fault.mode.pages(), Some(PfnRange::single(Pfn(7))));
+    assert_eq!(groups([ErrorRecord { flags: crate::RecordFlags::NONE, ..error }]), []);
+}
+
+#[test]
 fn risky_bits_are_counted() {
     let mut risky = cell(1, 1);
     risky.details.push(crate::Detail {

@@ -110,8 +110,11 @@ impl Analysis {
             self.informational += 1;
             return;
         };
-        self.simulated += u64::from(record.flags.simulated);
-        self.previous_boot += u64::from(record.flags.previous_boot);
+        if record.flags.simulated {
+            self.simulated += 1;
+            return;
+        }
+        self.previous_boot += u64::from(record.is_of_previous_boot());
         let errors = u64::from(record.count.max(1));
         self.counted.add(level, errors);
         self.classes.add(record.class, record);
@@ -163,7 +166,7 @@ impl Analysis {
         }
         notes.extend(names(&grouping, &joined));
         let flagged = [
-            (self.simulated, "reports say that their error was injected, and count all the same"),
+            (self.simulated, "reports are of simulated errors: no error count has them"),
             (
                 self.previous_boot,
                 "reports are of an earlier boot, and may have been logged then too",
@@ -175,6 +178,8 @@ impl Analysis {
             reports: self.reports,
             witnesses: self.witnesses,
             informational: self.informational,
+            simulated: self.simulated,
+            previous_boot: self.previous_boot,
             errors: self.counted,
             first: self.first,
             last: self.last,
@@ -242,6 +247,10 @@ pub struct Findings {
     pub witnesses: u64,
     /// Reports that are no errors.
     pub informational: u64,
+    /// Reports of simulated errors, which are in no other count of errors.
+    pub simulated: u64,
+    /// Reports of errors that happened before the boot that reported them.
+    pub previous_boot: u64,
     /// Errors.
     pub errors: Levels,
     /// The earliest time that any report has.
