@@ -33,6 +33,20 @@ pub enum Request {
         /// All it is to hold.
         text: String,
     },
+    /// Read a file as bytes.
+    ReadBytes {
+        /// The file.
+        path: String,
+    },
+    /// Write an EFI variable, as efivarfs shows it; no data deletes it.
+    WriteVariable {
+        /// Its name, a dash, its vendor's GUID.
+        name: String,
+        /// Its attributes.
+        attributes: u32,
+        /// Its data.
+        data: Vec<u8>,
+    },
     /// Read the kernel's flags of a page frame: `/proc/kpageflags`.
     PageFlags {
         /// The page frame number.
@@ -82,6 +96,8 @@ pub enum Answer {
     Done,
     /// The file's content.
     Text(String),
+    /// The file's content.
+    Bytes(Vec<u8>),
     /// The frame's flags, `KPF_*` of `linux/kernel-page-flags.h`.
     PageFlags(u64),
     /// The program ended.

@@ -8,9 +8,10 @@ use ras_lab::Summary;
 pub(crate) enum Name {
     Walk,
     Cluster,
+    Uefi,
 }
 
-pub(crate) const ALL: [Name; 2] = [Name::Walk, Name::Cluster];
+pub(crate) const ALL: [Name; 3] = [Name::Walk, Name::Cluster, Name::Uefi];
 
 /// Tells one lab's story; an error where this machine can't.
 pub(crate) fn run(name: Name) -> Result<bool> {
@@ -34,6 +35,7 @@ fn requirements(name: Name) -> Result<(), String> {
     match name {
         Name::Walk => ras_lab::walk::possible(),
         Name::Cluster => ras_lab::cluster::requirements(),
+        Name::Uefi => ras_lab::uefi::possible(),
     }
 }
 
@@ -41,5 +43,6 @@ fn story(name: Name) -> Result<Summary> {
     match name {
         Name::Walk => ras_lab::walk::run(),
         Name::Cluster => ras_lab::cluster::run(),
+        Name::Uefi => ras_lab::uefi::run(),
     }
 }

@@ -53,7 +53,8 @@ enum Task {
     /// One lab by name.
     Lab {
         /// `walk`: a stock kernel in QEMU with injected machine checks. `cluster`: Corosync and
-        /// Pacemaker, three nodes, a live migration and a fenced node.
+        /// Pacemaker, three nodes, a live migration and a fenced node. `uefi`: retired pages are gone
+        /// before a stock kernel runs.
         #[arg(value_enum)]
         name: lab::Name,
     },

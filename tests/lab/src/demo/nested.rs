@@ -148,7 +148,8 @@ impl Lab {
             command_line: COMMAND_LINE.to_owned(),
             processor: Processor::Amd,
             memory_mib: MEMORY_MIB,
-            disk: self.file("disk.img"),
+            disk: Some(self.file("disk.img")),
+            uefi: None,
             dir: self.dir.path().to_owned(),
         })?;
         image::load_modules(&mut machine, &self.modules)?;

@@ -64,7 +64,8 @@ impl Lab {
             command_line: COMMAND_LINE.to_owned(),
             processor: Processor::Intel,
             memory_mib: MEMORY_MIB,
-            disk: self.disk(),
+            disk: Some(self.disk()),
+            uefi: None,
             dir,
         })?;
         // From now on the log can't slow the boot down: let the kernel say everything.
