@@ -65,7 +65,7 @@ pub struct StockKernel {
     builtin: BTreeSet<String>,
 }
 
-/// A module's file, as packed by the distribution (xz).
+/// A module's file, as the distribution has it: packed (xz) or not.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ModuleFile {
     /// The module's name, with underscores.

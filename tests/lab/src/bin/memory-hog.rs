@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use ras_lab::capability::meminfo_kib;
 use ras_lab::uefi::Hogged;
 
-/// What is asked for at a time: a page table's worth, so that the kernel may use huge pages.
-const CHUNK: usize = 2 << 20;
+/// What is asked for at a time: at first as much that the kernel may use huge pages, in the end little.
+const CHUNKS: [usize; 2] = [64 << 20, 1 << 20];
 
 const PAGE_SIZE: usize = 4096;
 
@@ -30,15 +30,22 @@ fn main() -> Result<()> {
     }
 
     let mut chunks: Vec<Vec<u8>> = Vec::new();
-    while available_kib()? > keep_mib * 1024 {
-        // Every page is written to, so that there is a frame behind it.
-        chunks.push(black_box(vec![0xa5; CHUNK]));
+    for size in CHUNKS {
+        let more = u64::try_from(size >> 10)?;
+        while available_kib()? > keep_mib * 1024 + more {
+            let mut chunk = vec![0; size];
+            // Every page is written to, so that there is a frame behind it.
+            for page in chunk.chunks_mut(PAGE_SIZE) {
+                page[0] = 1;
+            }
+            chunks.push(black_box(chunk));
+        }
     }
     let pagemap = File::open("/proc/self/pagemap").context("opening pagemap")?;
     let (mut pages, mut given) = (0, Vec::new());
     for chunk in &chunks {
         let first = chunk.as_ptr().addr() / PAGE_SIZE;
-        let last = (chunk.as_ptr().addr() + CHUNK - 1) / PAGE_SIZE;
+        let last = (chunk.as_ptr().addr() + chunk.len() - 1) / PAGE_SIZE;
         let mut entries = vec![0; (last - first + 1) * 8];
         pagemap
             .read_exact_at(&mut entries, u64::try_from(first * 8)?)

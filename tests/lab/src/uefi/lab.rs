@@ -106,7 +106,8 @@ impl Lab {
             variables: variables.to_owned(),
             files: [None, None],
             memory_mib: 1024,
-            command_line: "",
+            // An emulated processor clears pages eight bytes at a time faster than byte by byte.
+            command_line: "clearcpuid=erms",
             how: How::Firmware,
         }
     }

@@ -9,6 +9,7 @@
 //! them, two at a time.
 
 mod checks;
+mod curve;
 mod lab;
 
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use ras_store_format::exclusion::{
 };
 
 pub use checks::Hogged;
+pub use curve::{Boot, Load, measure};
 
 use crate::capability;
 use crate::image;
@@ -30,14 +32,15 @@ use crate::story::{Story, Summary};
 use checks::{Scattered, expect, firmware_regions, hog, iomem, is_reserved};
 use lab::{Booted, How, Lab, Setup, encoded};
 
-/// Pages that are ordinary memory in a machine with 1 GiB, most of them: 256 MiB up to 928 MiB.
-const SCATTERED: Scattered = Scattered { first: 0x1_0007, step: 1911, count: 90 };
+/// Pages that are ordinary memory in a machine with 1 GiB, most of them: 288 MiB up to 880 MiB. Below there is
+/// room for a kernel.
+const SCATTERED: Scattered = Scattered { first: 0x1_2007, step: 1700, count: 90 };
 
 /// Too many to exclude them all.
 const MANY: Scattered = Scattered { first: 0x1000, step: 24, count: 10_000 };
 
 /// As many as there are ranges, from the same memory.
-const AT_THE_CAP: Scattered = Scattered { first: 0x1000, step: 24 * 50, count: 200 };
+const AT_THE_CAP: Scattered = Scattered { first: 0x1800, step: 24 * 20, count: 200 };
 
 /// Above 4 GiB, in a machine with 6 GiB.
 const HIGH: Scattered = Scattered { first: 0x10_0003, step: 4001, count: 100 };
@@ -48,8 +51,8 @@ const NO_MEMORY: Pfn = Pfn(0xe_0000);
 /// What a hog leaves to the kernel, in MiB.
 const KEEP_MIB: u64 = 32;
 
-/// The driver's own time for a list at the cap.
-const DRIVER_US_MAX: u32 = 20_000;
+/// The driver's own time for a list at the cap, in microseconds.
+const DRIVER_US_MAX: f64 = 20_000.0;
 
 /// A boot with a long list, beside one with a list at the cap.
 const BOOT_RATIO_MAX: f64 = 1.2;
@@ -109,7 +112,10 @@ fn tell(story: &mut Story, lab: &Lab) -> Result<()> {
             Box::new(|tale| listed(tale, lab, &prepared)),
         ),
         ("A list at the cap", Box::new(|tale| at_the_cap(tale, lab, &prepared))),
-        ("10,000 scattered pages, in a file", Box::new(|tale| many(tale, lab, &prepared))),
+        (
+            "10,000 scattered pages, in a file, the worst of them everywhere",
+            Box::new(|tale| many(tale, lab, &prepared)),
+        ),
         (
             "Pages above 4 GiB, in a machine with 6 GiB",
             Box::new(|tale| above_4g(tale, lab, &prepared)),
@@ -196,8 +202,10 @@ struct Times {
 }
 
 fn prepare(story: &mut Story, lab: &Lab) -> Result<Prepared> {
-    let setup =
-        Setup { command_line: "loglevel=7 efi=debug", ..lab.setup("first", lab.fresh_variables()) };
+    let setup = Setup {
+        command_line: "clearcpuid=erms loglevel=7 efi=debug",
+        ..lab.setup("first", lab.fresh_variables())
+    };
     let mut first = lab.boot(&setup)?;
     story.check(
         "there is no outcome",
@@ -355,7 +363,13 @@ fn unusable_as_planned(
             total(&unusable),
             unusable.len()
         ),
-        expect(unusable == expected, || format!("{unusable:x?}, not {expected:x?}")),
+        expect(unusable == expected, || {
+            let others = unusable.iter().filter(|range| !expected.contains(range)).count();
+            let missing: Vec<_> =
+                expected.iter().filter(|range| !unusable.contains(range)).collect();
+            let some = &missing[..missing.len().min(5)];
+            format!("{} are missing ({some:x?}), {others} are others", missing.len())
+        }),
     );
     let told = (outcome.excluded_pages, outcome.excluded_ranges, outcome.left_over);
     let planned = (total(&expected), u32::try_from(expected.len())?, plan.left_over());
@@ -389,17 +403,23 @@ fn at_the_cap(tale: &mut Tale, lab: &Lab, prepared: &Prepared) -> Result<()> {
         times.at_the_cap = booted.processor.as_secs_f64();
     }
     let outcome = driver_ran(tale, &mut booted)?;
+    // The driver has a clock, not a meter: on a busy host, QEMU has the processor for a part of the time.
+    let share = (booted.processor.as_secs_f64() / booted.elapsed.as_secs_f64()).min(1.0);
+    let own_us = f64::from(outcome.times.total_us) * share;
     tale.check(
-        &format!("the driver's own time is at most {DRIVER_US_MAX} us"),
-        expect((1..=DRIVER_US_MAX).contains(&outcome.times.total_us), || {
-            format!("{:?}", outcome.times)
-        }),
+        &format!("that is {own_us:.0} us of a processor, at most {DRIVER_US_MAX:.0}"),
+        expect((1.0..=DRIVER_US_MAX).contains(&own_us), || format!("{:?}", outcome.times)),
     );
     unusable_as_planned(tale, &mut booted, &AT_THE_CAP.ranges(Badness::CORRECTED), &outcome)
 }
 
 fn many(tale: &mut Tale, lab: &Lab, prepared: &Prepared) -> Result<()> {
-    let copy = encoded(&list(MANY.ranges(Badness::CORRECTED)))?;
+    // The worst 200 are spread over all memory: with these alone, a kernel would find no room.
+    let mut ranges = MANY.ranges(Badness::CORRECTED);
+    for range in ranges.iter_mut().step_by(50) {
+        range.badness = Badness::UNCORRECTED;
+    }
+    let copy = encoded(&list(ranges))?;
     let setup = Setup { files: [None, Some(copy)], ..lab.setup("many", &prepared.no_list) };
     let mut booted = lab.boot(&setup)?;
     if let Ok(mut times) = prepared.times.lock() {
