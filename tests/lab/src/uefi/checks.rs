@@ -1,13 +1,19 @@
 //! What the story looks at inside a machine, each as one question.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use ras_core::{PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 use ras_store_format::exclusion::{BadRange, Badness};
 use serde::{Deserialize, Serialize};
 
+use crate::agent::Event;
 use crate::machine::Machine;
+
+/// To fill the largest machine takes half a minute of an idle host, and hosts are not idle.
+const FILLED: Duration = Duration::from_secs(400);
+
+const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
 
 /// What `memory-hog` reports.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -53,9 +59,25 @@ pub(super) fn hog(machine: &mut Machine, keep_mib: u64, frames: &[Scattered]) ->
     let mut command = vec!["/bin/memory-hog".to_owned(), keep_mib.to_string()];
     command.extend(frames.iter().map(|frames| frames.words()));
     let command: Vec<&str> = command.iter().map(String::as_str).collect();
-    let ran = machine.run(&command, Duration::from_secs(120))?;
-    ensure!(ran.code == Some(0), "memory-hog exited with {:?}: {}", ran.code, ran.stderr.trim());
-    serde_json::from_str(&ran.stdout).context("what memory-hog says")
+    machine.start("hog", &command)?;
+    let deadline = Instant::now() + FILLED;
+    let status = loop {
+        let ended = machine.wait("memory-hog to end", SIGN_OF_LIFE, |events| {
+            events.iter().find_map(|event| match event {
+                Event::Ended { name, status } if name == "hog" => Some(status.clone()),
+                _ => None,
+            })
+        });
+        match ended {
+            Ok(status) => break status,
+            // A machine that is asked nothing for long switches itself off.
+            Err(_) if Instant::now() < deadline => machine.read("/proc/uptime").map(drop)?,
+            Err(late) => return Err(late),
+        }
+    };
+    let said: Vec<&str> = machine.said("hog").collect();
+    ensure!(status == "exit status: 0", "memory-hog ended with {status}: {}", said.join("\n"));
+    serde_json::from_str(said.last().context("memory-hog said nothing")?).context("its report")
 }
 
 /// Page frames of the lines of `/proc/iomem` with this name.

@@ -90,11 +90,13 @@ fn measure_with(lab: &Lab, loads: &[Load], runs: u32) -> Result<Vec<Vec<Boot>>> 
                 excluded <= ranges && excluded + 8 >= ranges,
                 "{load:?}: {excluded} ranges were excluded"
             );
-            boots.push(Boot {
+            let boot = Boot {
                 processor_s: booted.processor.as_secs_f64(),
                 elapsed_s: booted.elapsed.as_secs_f64(),
                 driver_us: outcome.map(|outcome| outcome.times.total_us),
-            });
+            };
+            println!("lab: run {run}, {load:?}: {boot:.2?}");
+            boots.push(boot);
         }
     }
     Ok(boots)
