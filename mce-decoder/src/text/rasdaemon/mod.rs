@@ -202,7 +202,7 @@ impl Open {
         if matches!(record.raw, Raw::None) {
             record.raw = Raw::Text(text);
         }
-        Found { offset, record }
+        Found { offset, record: record.into() }
     }
 }
 
