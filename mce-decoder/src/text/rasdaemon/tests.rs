@@ -13,7 +13,7 @@ fn decode(text: &str) -> Vec<ErrorRecord> {
         offset += line.len() as u64 + 1;
     }
     log.finish(&mut found);
-    found.into_iter().map(|found| found.record).collect()
+    found.into_iter().map(|found| *found.record).collect()
 }
 
 fn one(text: &str) -> ErrorRecord {
