@@ -11,6 +11,7 @@
 //! one, and where the entry's map or today's is not known, maps are not compared.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use ras_core::{
     Dimm, DimmIdentity, Location, MachineMap, MapEpoch, Pfn, RetireState, RetiredPage, Timestamp,
@@ -52,6 +53,7 @@ mod rule {
     pub(super) const MODULE_GONE: &str = "rule module-gone";
     pub(super) const MODULE_MOVED: &str = "rule module-moved";
     pub(super) const MODULE_BACK: &str = "rule module-back";
+    pub(super) const MAP_BACK: &str = "rule map-back";
     pub(super) const MAP_CHANGED: &str = "rule map-changed";
     pub(super) const REPAIRED: &str = "rule repaired";
     pub(super) const PROBATION_FAILED: &str = "rule probation-failed";
@@ -63,6 +65,29 @@ mod rule {
 /// Nothing leaves the list but with a logged [`Change`] that names the rule and the reason.
 #[must_use]
 pub fn reconcile(state: &State, present: &Present<'_>, now: Timestamp) -> Vec<Entry> {
+    let mut entries = step(state, present, now);
+    if entries.is_empty() {
+        return entries;
+    }
+    // A page that one entry gave up may be the one that another's cells are at now.
+    let mut list = state.clone();
+    entries.iter().cloned().for_each(|entry| list.apply(entry));
+    for _ in 1..STEPS_MAX {
+        let more = step(&list, present, now);
+        if more.is_empty() {
+            break;
+        }
+        more.iter().cloned().for_each(|entry| list.apply(entry));
+        entries.extend(more);
+    }
+    entries
+}
+
+/// Steps after which nothing can be left to say: each only follows from pages that the one before it
+/// gave back, and an entry is moved, suspended or put on probation once.
+const STEPS_MAX: usize = 8;
+
+fn step(state: &State, present: &Present<'_>, now: Timestamp) -> Vec<Entry> {
     let mut plan = Plan { state, present, now, here: present.map.epoch(), entries: Vec::new() };
     let mut moves = Vec::new();
     let mut back = Vec::new();
@@ -70,7 +95,7 @@ pub fn reconcile(state: &State, present: &Present<'_>, now: Timestamp) -> Vec<En
     for page in state.pages.values().chain(suspended) {
         match plan.judge(page) {
             Judgement::Keep => {}
-            Judgement::Back(note) => back.push((page, note)),
+            Judgement::Back(who, note) => back.push((page, who, note)),
             Judgement::Suspend(kind, who, note) => plan.suspend(page, kind, who, note),
             Judgement::Move(found) => moves.push((page, found)),
         }
@@ -84,8 +109,8 @@ pub fn reconcile(state: &State, present: &Present<'_>, now: Timestamp) -> Vec<En
 /// What becomes of one entry.
 enum Judgement {
     Keep,
-    /// Its page is its own again: why.
-    Back(String),
+    /// Its page is its own again: by which rule, and why.
+    Back(&'static str, String),
     /// By which rule, and why.
     Suspend(ChangeKind, &'static str, String),
     Move(Found),
@@ -102,8 +127,9 @@ struct Found {
 enum Place<'a> {
     /// Nobody can say.
     Unknown,
-    InPlace,
-    Moved(&'a std::sync::Arc<Dimm>),
+    /// In its slot.
+    There,
+    Moved(&'a Arc<Dimm>),
     /// Not in its slot; it may be one whose serial number is not known.
     Displaced,
     /// Not in the machine.
@@ -123,6 +149,7 @@ impl<'a> Plan<'a> {
         let place = whereabouts(self.present.map, page.dimm.as_deref());
         let other_map = page.epoch.zip(self.here).is_some_and(|(then, here)| then != here);
         let module = || page.dimm.as_ref().map_or_else(String::new, ToString::to_string);
+        let gone_before = page.state == RetireState::Expired;
         match place {
             Place::Gone => suspend(page, ChangeKind::Expired, rule::MODULE_GONE, || {
                 format!("{} is not in the machine", module())
@@ -133,31 +160,26 @@ impl<'a> Plan<'a> {
             Place::Moved(dimm) => self.find(page, Some(dimm), rule::MODULE_MOVED, || {
                 format!("{} is now in slot {:?}", module(), dimm.locator)
             }),
-            Place::InPlace | Place::Unknown if other_map => {
-                let dimm = page.dimm.as_ref().filter(|_| matches!(place, Place::InPlace));
+            // It was certain that the module went; that it is back is not.
+            Place::Unknown if gone_before => Judgement::Keep,
+            Place::There | Place::Unknown if other_map => {
+                let dimm = page.dimm.as_ref().filter(|_| matches!(place, Place::There));
                 self.find(page, dimm, rule::MAP_CHANGED, || {
                     let map =
                         |epoch: Option<MapEpoch>| epoch.map_or_else(String::new, |e| e.to_string());
                     format!("the map was {}, and is {}", map(page.epoch), map(self.here))
                 })
             }
-            // What is not known of the map is no reason to trust the address again.
-            Place::InPlace | Place::Unknown if page.epoch.is_none() || self.here.is_none() => {
-                match (place, page.state) {
-                    (Place::InPlace, RetireState::Expired) if page.epoch.is_none() => {
-                        Judgement::Back(format!("{} is back", module()))
-                    }
-                    _ => Judgement::Keep,
-                }
+            _ if !is_out_of_sight(page.state) => Judgement::Keep,
+            // Where its map was never known, only the module's going can have taken it off.
+            Place::There if page.epoch.is_none() || page.epoch == self.here => {
+                Judgement::Back(rule::MODULE_BACK, format!("{} is where it was", module()))
             }
-            Place::InPlace if is_out_of_sight(page.state) => {
-                Judgement::Back(format!("{} is where it was, under the map it was under", module()))
+            // Nothing tells such a module from another, so only the map can have made it stale.
+            Place::Unknown if page.epoch == self.here && !has_serial(page) => {
+                Judgement::Back(rule::MAP_BACK, "the map is as it was".into())
             }
-            // Stale by the map alone, which is back; a module that went missing is not.
-            Place::Unknown if page.state == RetireState::Stale && page.dimm.is_none() => {
-                Judgement::Back("the map is as it was".into())
-            }
-            Place::InPlace | Place::Unknown => Judgement::Keep,
+            Place::There | Place::Unknown => Judgement::Keep,
         }
     }
 
@@ -165,7 +187,7 @@ impl<'a> Plan<'a> {
     fn find(
         &self,
         page: &RetiredPage,
-        dimm: Option<&std::sync::Arc<Dimm>>,
+        dimm: Option<&Arc<Dimm>>,
         who: &'static str,
         why: impl Fn() -> String,
     ) -> Judgement {
@@ -195,6 +217,11 @@ impl<'a> Plan<'a> {
     /// stays its first owner's; the other entry waits, stale.
     fn carry_out_moves(&mut self, moves: Vec<(&'a RetiredPage, Found)>) {
         let (mut moves, mut stuck) = (moves, Vec::new());
+        let suspended = self.entries.iter().filter_map(|planned| match planned {
+            Entry::Changed(change) => Some((change.pfn, change.since)),
+            _ => None,
+        });
+        let suspended: BTreeSet<_> = suspended.collect();
         loop {
             let leaving: BTreeSet<_> = moves.iter().map(|(page, _)| name(page)).collect();
             let mut taken: BTreeSet<Pfn> = BTreeSet::new();
@@ -202,9 +229,8 @@ impl<'a> Plan<'a> {
             let (free, refused): (Vec<_>, Vec<_>) = moves.into_iter().partition(|(_, found)| {
                 let to = found.page.pfn;
                 let owner = self.state.pages.get(&to).map(name);
-                let stays = owner.is_some_and(|owner| {
-                    !leaving.contains(&owner) && !self.is_suspended_by_plan(owner)
-                });
+                let stays = owner
+                    .is_some_and(|owner| !leaving.contains(&owner) && !suspended.contains(&owner));
                 let twin = self.state.suspended.contains_key(&name(&found.page))
                     && !leaving.contains(&name(&found.page));
                 !stays && !twin && taken.insert(to)
@@ -234,16 +260,16 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn bring_back(&mut self, back: Vec<(&'a RetiredPage, String)>) {
+    fn bring_back(&mut self, back: Vec<(&'a RetiredPage, &'static str, String)>) {
         if back.is_empty() {
             return;
         }
         let mut list = self.list();
-        for (page, note) in back {
+        for (page, who, note) in back {
             if list.pages.contains_key(&page.pfn) {
                 continue;
             }
-            let change = self.change(page, ChangeKind::Reinstated, rule::MODULE_BACK, note);
+            let change = self.change(page, ChangeKind::Reinstated, who, note);
             list.apply(Entry::Changed(change.clone()));
             self.entries.push(Entry::Changed(change));
         }
@@ -264,11 +290,9 @@ impl<'a> Plan<'a> {
                 self.suspend(page, ChangeKind::Probation, rule::REPAIRED, note);
             }
         }
-        let repaired =
-            |page: &RetiredPage| self.present.repairs.iter().any(|repair| repair.repaired(page));
         let failed = list.suspended.values().map(|suspended| &suspended.page).filter(|page| {
-            let active = list.pages.get(&page.pfn).filter(|active| !repaired(active));
-            probation(page) && active.is_some()
+            let active = list.pages.get(&page.pfn);
+            probation(page) && active.is_some_and(|active| active.since > page.updated)
         });
         let forgotten: Vec<_> = failed
             .map(|page| {
@@ -284,15 +308,6 @@ impl<'a> Plan<'a> {
         let mut list = self.state.clone();
         self.entries.iter().cloned().for_each(|entry| list.apply(entry));
         list
-    }
-
-    fn is_suspended_by_plan(&self, entry: (Pfn, Timestamp)) -> bool {
-        self.entries.iter().any(|planned| match planned {
-            Entry::Changed(change) => {
-                (change.pfn, change.since) == entry && change.kind.suspends().is_some()
-            }
-            _ => false,
-        })
     }
 
     fn suspend(&mut self, page: &RetiredPage, kind: ChangeKind, who: &'static str, note: String) {
@@ -334,6 +349,10 @@ fn name(page: &RetiredPage) -> (Pfn, Timestamp) {
     (page.pfn, page.since)
 }
 
+fn has_serial(page: &RetiredPage) -> bool {
+    page.dimm.as_ref().is_some_and(|dimm| dimm.identity.serial.is_some())
+}
+
 /// Suspended for a reason that can go away.
 fn is_out_of_sight(state: RetireState) -> bool {
     matches!(state, RetireState::Expired | RetireState::Stale)
@@ -364,7 +383,7 @@ fn whereabouts<'a>(map: &'a MachineMap, dimm: Option<&Dimm>) -> Place<'a> {
         // A serial number that is there twice names nobody.
         return match (same.next(), found.is_in_slot_of(dimm)) {
             (Some(_), _) => Place::Unknown,
-            (None, true) => Place::InPlace,
+            (None, true) => Place::There,
             (None, false) => Place::Moved(found),
         };
     }

@@ -22,6 +22,7 @@ mod damage;
 mod errors;
 mod files;
 mod growth;
+mod reconcile;
 mod versions;
 
 /// Segments of four blocks and early compaction: a short script meets every rule.
