@@ -19,14 +19,17 @@ mod journal;
 mod list;
 mod recovery;
 mod store;
+mod verify;
 
 #[cfg(test)]
 mod tests;
 
 pub use error::StoreError;
 pub use list::{Capacity, FileList, MemoryList, PageList};
+pub use ras_store_format::exclusion;
 pub use ras_store_format::{
     AuditEvent, AuditKind, Damage, Entry, Fault, Observations, State, UnknownRecord,
 };
 pub use recovery::Recovery;
 pub use store::{Store, read};
+pub use verify::{DamagedBlock, Part, Verdict, Verification, verify};

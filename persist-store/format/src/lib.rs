@@ -17,6 +17,7 @@ pub mod exclusion;
 
 pub mod layout;
 pub mod reading;
+pub mod survey;
 
 mod crc;
 mod wire;

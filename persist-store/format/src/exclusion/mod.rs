@@ -60,7 +60,12 @@ impl Badness {
         };
         match page.state {
             RetireState::Failed => Self(badness.saturating_add(Self::STUCK)),
-            RetireState::Pending | RetireState::Retired => Self(badness),
+            // Suspended entries keep no page out of use; whoever makes a list leaves them out.
+            RetireState::Pending
+            | RetireState::Retired
+            | RetireState::Probation
+            | RetireState::Expired
+            | RetireState::Stale => Self(badness),
         }
     }
 }
