@@ -5,16 +5,18 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ras_core::Timestamp;
+use ras_store_format::Geometry;
+use ras_store_format::layout::{BLOCK_SIZE, COPIES, JOURNAL_SIZE_MAX};
 
 use crate::backend::{Directory, Lock, LockError};
 use crate::error::io_error;
 use crate::journal::{Journal, Limits};
 use crate::recovery::{self, Recovery};
-use crate::{Entry, State, StoreError};
+use crate::{Capacity, Entry, State, StoreError};
 
 /// Times [`read`] looks when a writer may be at work, and the pause before each but the first.
-const LOOKS: u32 = 10;
-const PAUSE: Duration = Duration::from_millis(5);
+pub(crate) const LOOKS: u32 = 10;
+pub(crate) const PAUSE: Duration = Duration::from_millis(5);
 
 /// A store open for writing. There is one per directory; dropping it lets the next writer in.
 pub struct Store {
@@ -23,6 +25,13 @@ pub struct Store {
 }
 
 impl Store {
+    /// What fits into the largest journal, were every entry as large as the format allows: each takes
+    /// a block, in two copies.
+    pub const CAPACITY: Capacity = Capacity {
+        bytes: JOURNAL_SIZE_MAX,
+        pages: JOURNAL_SIZE_MAX / (COPIES * BLOCK_SIZE as u64) - Geometry::DEFAULT.segment_blocks(),
+    };
+
     /// Opens the store in `dir` for writing, creating it where there is none.
     ///
     /// Takes the lock, reads the journal and brings it back to a state in which every entry has two
@@ -83,7 +92,7 @@ pub fn read(dir: &Path) -> Result<(State, Recovery), StoreError> {
     Ok((state, recovery))
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
 }

@@ -1,5 +1,6 @@
 //! `rasctl status` and `rasctl health`.
 
+use std::fmt::Write as _;
 use std::io::Write;
 
 use persist_store::{Recovery, State};
@@ -152,9 +153,15 @@ fn store(
     Err(Failure::NotDone("the store is damaged; the next start of rasd mends what it can".into()))
 }
 
-fn page_counts(counts: PageCounts) -> String {
-    let PageCounts { pending, retired, failed } = counts;
-    format!("{retired} retired, {pending} pending, {failed} failed")
+pub(crate) fn page_counts(counts: PageCounts) -> String {
+    let PageCounts { pending, retired, failed, probation, expired, stale } = counts;
+    let mut text = format!("{retired} retired, {pending} pending, {failed} failed");
+    for (count, state) in [(probation, "on probation"), (expired, "expired"), (stale, "stale")] {
+        if count > 0 {
+            let _ = write!(text, ", {count} {state}");
+        }
+    }
+    text
 }
 
 fn evacuation(evacuation: &Evacuation) -> String {

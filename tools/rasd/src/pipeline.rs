@@ -71,6 +71,7 @@ impl Pipeline {
                 Popped::Idle => {}
                 Popped::Closed => break,
             }
+            self.walk_ordered();
             if looked.elapsed() >= TICK {
                 self.look_after_leftovers();
                 looked = Instant::now();
@@ -191,6 +192,8 @@ impl Pipeline {
                         updated: wall_clock(),
                         attempts: 0,
                         location: fault.location.clone(),
+                        dimm: None,
+                        epoch: None,
                         diagnosis: fault.reason.clone(),
                         outcome: String::new(),
                     }));
