@@ -20,6 +20,7 @@ mod list;
 mod reconcile;
 mod recovery;
 mod store;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ mod tests;
 pub use backend::efivarfs;
 pub use error::StoreError;
 pub use list::{Capacity, FileList, MemoryList, PageList};
+pub use ras_store_format::exclusion;
 pub use ras_store_format::{
     AuditEvent, AuditKind, Change, ChangeKind, Damage, Entry, Fault, Observations, State,
     Suspended, UnknownRecord,
@@ -34,3 +36,4 @@ pub use ras_store_format::{
 pub use reconcile::{Present, Repair, Translate, reconcile};
 pub use recovery::Recovery;
 pub use store::{Store, read};
+pub use verify::{DamagedBlock, Part, Verdict, Verification, verify};

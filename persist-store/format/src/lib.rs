@@ -18,14 +18,13 @@ pub mod exclusion;
 
 pub mod layout;
 pub mod reading;
+pub mod survey;
 
 mod crc;
 mod wire;
 
 pub use crc::crc32c;
-pub use entry::{
-    Change, ChangeKind, Damage, EncodeError, Encoder, Entry, Record, UnknownRecord,
-};
+pub use entry::{Change, ChangeKind, Damage, EncodeError, Encoder, Entry, Record, UnknownRecord};
 pub use layout::{BLOCK_SIZE, Geometry, Header, Witness};
 pub use origin::Origin;
 pub use reading::{Fault, Reading, UnsupportedVersion};
