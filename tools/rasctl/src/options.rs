@@ -7,7 +7,6 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use ras_core::translate::StationId;
-use ras_core::{Pfn, PhysAddr};
 use rasctl::cpu::Cpu;
 use rasctl::format::{self, FORMATS, Format};
 
@@ -277,6 +276,15 @@ pub(crate) struct Note {
     /// Why; kept for good, together with who you are.
     #[arg(long = "note", value_name = "TEXT")]
     pub(crate) text: String,
+}
+
+/// `0x…`, or decimal.
+fn number(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| "a number: 0x…, or decimal".into())
 }
 
 #[cfg(test)]
