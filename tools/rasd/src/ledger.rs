@@ -54,7 +54,12 @@ impl Ledger {
         let (store, recovery) = Store::open(dir)?;
         let recovery = if recovery.is_clean() { vec![] } else { vec![recovery.to_string()] };
         let state = store.state();
-        let diagnosis = Diagnosis::restore(policy, state.pages.values(), state.observed.iter());
+        let mut diagnosis = Diagnosis::restore(policy, state.pages.values(), state.observed.iter());
+        for page in state.suspended.values().map(|suspended| &suspended.page) {
+            if page.state == RetireState::Probation {
+                diagnosis.mark_probation(page.pfn);
+            }
+        }
         Ok(Self {
             dir: dir.to_owned(),
             policy: policy.clone(),
@@ -204,7 +209,8 @@ impl Ledger {
         let mut counts = PageCounts::default();
         let waiting = &self.unsaved.pages;
         let stored = self.state().pages.values().filter(|page| !waiting.contains_key(&page.pfn));
-        for page in stored.chain(waiting.values()) {
+        let suspended = self.state().suspended.values().map(|suspended| &suspended.page);
+        for page in stored.chain(waiting.values()).chain(suspended) {
             counts.add(page.state);
         }
         counts
