@@ -17,6 +17,7 @@ mod error;
 mod fresh;
 mod journal;
 mod list;
+mod reconcile;
 mod recovery;
 mod store;
 mod verify;
@@ -24,12 +25,15 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
+pub use backend::efivarfs;
 pub use error::StoreError;
 pub use list::{Capacity, FileList, MemoryList, PageList};
 pub use ras_store_format::exclusion;
 pub use ras_store_format::{
-    AuditEvent, AuditKind, Damage, Entry, Fault, Observations, State, UnknownRecord,
+    AuditEvent, AuditKind, Change, ChangeKind, Damage, Entry, Fault, Observations, State,
+    Suspended, UnknownRecord,
 };
+pub use reconcile::{Present, Repair, Translate, reconcile};
 pub use recovery::Recovery;
 pub use store::{Store, read};
 pub use verify::{DamagedBlock, Part, Verdict, Verification, verify};

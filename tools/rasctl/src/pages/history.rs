@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use persist_store::{AuditKind, State};
+use persist_store::{AuditKind, ChangeKind, State};
 use ras_core::{Pfn, Timestamp};
 use serde::Serialize;
 
@@ -60,7 +60,8 @@ fn events(state: &State) -> Vec<Event> {
         let [what, who, why] = [what, who, why].map(str::to_owned);
         events.push(Event { time, pfn, what, who, why });
     };
-    for page in state.pages.values() {
+    let suspended = state.suspended.values().map(|suspended| &suspended.page);
+    for page in state.pages.values().chain(suspended) {
         let pfn = Some(page.pfn);
         event(page.since, pfn, "condemned", page.source.name(), &page.diagnosis);
         if !page.outcome.is_empty() || page.updated > page.since {
@@ -68,11 +69,19 @@ fn events(state: &State) -> Vec<Event> {
         }
     }
     for audit in &state.audit {
-        let (pfn, what) = match &audit.what {
-            AuditKind::Unretired(pfn) => (Some(*pfn), "unretired"),
-            AuditKind::DamageAccepted => (None, "damage accepted"),
+        let what = match audit.what {
+            AuditKind::Unretired(_) => "unretired".into(),
+            AuditKind::DamageAccepted => "damage accepted".into(),
+            AuditKind::Changed { kind, .. } => match kind {
+                ChangeKind::Probation => "on probation".into(),
+                ChangeKind::Expired => "expired".into(),
+                ChangeKind::Stale => "stale".into(),
+                ChangeKind::Reinstated => "reinstated".into(),
+                ChangeKind::Moved { to } => format!("moved to {}", to.addr()),
+                ChangeKind::Forgotten => "forgotten".into(),
+            },
         };
-        event(audit.time, pfn, what, &audit.who, &audit.note);
+        event(audit.time, audit.what.pfn(), &what, &audit.who, &audit.note);
     }
     for damage in &state.damage {
         let kept = if damage.quarantined.is_empty() { "" } else { "; kept in quarantine: " };
