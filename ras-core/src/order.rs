@@ -11,7 +11,7 @@ use crate::{
 /// is done already, or under way.
 ///
 /// Of an entry whose walk failed, or that keeps no page out of use, all that is known stays: only its
-/// walk begins again.
+/// walk begins again. So does `updated`, see [`import`].
 #[must_use]
 pub fn retire(
     known: Option<&RetiredPage>,
@@ -20,10 +20,15 @@ pub fn retire(
     who: &str,
     note: &str,
 ) -> Option<RetiredPage> {
+    let order = format!("asked for by {who}: {note}");
     match known {
         Some(RetiredPage { state: RetireState::Pending | RetireState::Retired, .. }) => None,
         Some(page) => {
-            Some(RetiredPage { state: RetireState::Pending, updated: now, ..page.clone() })
+            let diagnosis = match page.diagnosis.ends_with(&order) {
+                true => page.diagnosis.clone(),
+                false => format!("{}; {order}", page.diagnosis),
+            };
+            Some(RetiredPage { state: RetireState::Pending, diagnosis, ..page.clone() })
         }
         None => Some(RetiredPage {
             pfn,
@@ -37,7 +42,7 @@ pub fn retire(
             location: Location::default(),
             dimm: None,
             epoch: None,
-            diagnosis: format!("asked for by {who}: {note}"),
+            diagnosis: order,
             outcome: String::new(),
         }),
     }
@@ -72,9 +77,12 @@ mod tests {
 
         let failed = RetiredPage { state: RetireState::Failed, attempts: 5, ..page.clone() };
         let again = retire(Some(&failed), Pfn(5), Timestamp(9), "root", "again").unwrap();
-        let expect =
-            RetiredPage { state: RetireState::Pending, updated: Timestamp(9), ..failed.clone() };
+        let diagnosis = "asked for by root: memtest; asked for by root: again".into();
+        let expect = RetiredPage { state: RetireState::Pending, diagnosis, ..failed.clone() };
         assert_eq!(again, expect);
+        let failed_again = RetiredPage { state: RetireState::Failed, ..again.clone() };
+        let twice = retire(Some(&failed_again), Pfn(5), Timestamp(9), "root", "again");
+        assert_eq!(twice, Some(again), "a script that tries for ever adds nothing");
 
         let imported = import(failed, "root", "old host");
         assert_eq!((imported.state, imported.updated), (RetireState::Pending, now));

@@ -46,6 +46,23 @@ impl Source {
         }
     }
 
+    /// All entries: those that keep a page out of use, and those that do not for now.
+    pub(crate) fn entries(&mut self) -> Result<Vec<RetiredPage>, Failure> {
+        let mut entries = self.pages()?;
+        let suspended = match self {
+            Self::Store(read) => suspended(&read.0),
+            // rasd's socket has no word for them; its list is there to be read.
+            Self::Daemon(client) => {
+                let dir = PathBuf::from(client.status()?.store.dir);
+                let read = persist_store::read(&dir);
+                suspended(&read.map_err(|error| Failure::NotReached(chain(&error)))?.0)
+            }
+        };
+        entries.extend(suspended);
+        entries.sort_by_key(|page| (page.pfn, page.since));
+        Ok(entries)
+    }
+
     pub(crate) fn page(&mut self, pfn: Pfn) -> Result<PageDetail, Failure> {
         match self {
             Self::Daemon(client) => Ok(client.page(pfn)?),
@@ -76,6 +93,10 @@ pub(crate) fn directory(socket: &Path, store: Option<&Path>) -> Result<PathBuf, 
 /// What is said of a page that is nowhere.
 pub(crate) fn unknown(pfn: Pfn) -> String {
     format!("page {} (pfn:{pfn}) is not on the list", pfn.addr())
+}
+
+fn suspended(state: &State) -> Vec<RetiredPage> {
+    state.suspended.values().map(|suspended| suspended.page.clone()).collect()
 }
 
 fn stored_page(state: &State, pfn: Pfn) -> Option<PageDetail> {

@@ -4,6 +4,7 @@
 use ras_core::{Fault, FaultMode, OfflineMode, PfnRange, RetiredPage};
 
 use crate::pipeline::Pipeline;
+use crate::restart::boot_time;
 
 /// Pages walked before the queue is looked at again: errors do not wait for a long order.
 const BATCH: usize = 64;
@@ -19,6 +20,7 @@ impl Pipeline {
         let wanted: Vec<_> = pages.iter().map(|page| (page.pfn, OfflineMode::Soft)).collect();
         let answers = self.host.offline_all(&wanted);
         let mut answers = answers.as_slice();
+        let booted = boot_time();
         for run in pages.chunk_by(is_continued) {
             let Some(((first, range), (these, rest))) =
                 range_of(run).zip(answers.split_at_checked(run.len()))
@@ -34,8 +36,9 @@ impl Pipeline {
                 time: first.since,
                 location: first.location.clone(),
                 reason: first.diagnosis.clone(),
+                // What another list condemned was lost there, or before: what lies there now is whole.
+                previous_boot: first.updated < booted,
                 host_risk: None,
-                previous_boot: false,
             };
             self.conclude(&fault, range, these, first.reason);
         }
@@ -47,7 +50,8 @@ impl Pipeline {
 /// Whether `next` is one more page of the same order, so that guests are asked for both at once.
 fn is_continued(page: &RetiredPage, next: &RetiredPage) -> bool {
     page.pfn.0.checked_add(1) == Some(next.pfn.0)
-        && (page.reason, page.severity, page.since) == (next.reason, next.severity, next.since)
+        && (page.reason, page.severity) == (next.reason, next.severity)
+        && (page.since, page.updated) == (next.since, next.updated)
         && (&page.diagnosis, &page.location) == (&next.diagnosis, &next.location)
 }
 

@@ -66,6 +66,9 @@ const CMD_LINE_MAX: usize = 8191;
 /// Address and mask pairs in one `badram` command: a line that people can still read.
 const PATTERNS_A_LINE: usize = 10;
 
+/// Runs of pages named in one line of the notes.
+const NAMED_A_LINE: usize = 8;
+
 /// A list in some form.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Exported {
@@ -142,11 +145,13 @@ impl Exported {
             ));
         }
         if left > 0 {
-            let named: Vec<String> = self.left_over.iter().copied().map(shown).collect();
             self.note(format!(
-                "{left} pages did not fit; rasd offlines them once the kernel runs: {}",
-                named.join(" ")
+                "{left} pages did not fit; rasd offlines them once the kernel runs:"
             ));
+            let named: Vec<String> = self.left_over.iter().copied().map(shown).collect();
+            let lines =
+                named.chunks(NAMED_A_LINE).map(|line| format!("left over: {}", line.join(" ")));
+            self.notes.extend(lines);
         }
     }
 

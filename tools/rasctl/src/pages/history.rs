@@ -60,7 +60,8 @@ fn events(state: &State) -> Vec<Event> {
         let [what, who, why] = [what, who, why].map(str::to_owned);
         events.push(Event { time, pfn, what, who, why });
     };
-    for page in state.pages.values() {
+    let suspended = state.suspended.values().map(|suspended| &suspended.page);
+    for page in state.pages.values().chain(suspended) {
         let pfn = Some(page.pfn);
         event(page.since, pfn, "condemned", page.source.name(), &page.diagnosis);
         if !page.outcome.is_empty() || page.updated > page.since {
@@ -68,8 +69,8 @@ fn events(state: &State) -> Vec<Event> {
         }
     }
     for audit in &state.audit {
-        let what = match &audit.what {
-            AuditKind::Unretired(_) => "unretired".to_owned(),
+        let what = match audit.what {
+            AuditKind::Unretired(_) => "unretired".into(),
             AuditKind::DamageAccepted => "damage accepted".into(),
             AuditKind::Changed { kind, .. } => match kind {
                 ChangeKind::Probation => "on probation".into(),

@@ -21,12 +21,12 @@ pub(crate) fn run(pages: &Pages, global: &Global, out: &mut dyn Write) -> Result
     let as_json = global.json;
     let source = || Source::open(&global.socket, global.store.as_deref());
     match pages {
-        Pages::List(wanted) => list(source()?.pages()?, wanted, as_json, out),
+        Pages::List(wanted) => list(source()?.entries()?, wanted, as_json, out),
         Pages::Show(page) => show(page.pfn, &source()?.page(page.pfn)?, as_json, out),
         Pages::History { page } => history::run(*page, global, out),
         Pages::Retire { pages, note, wait } => order::retire(pages, note, wait, global, out),
         Pages::Unretire { pages, note } => order::unretire(pages, note, global, out),
-        Pages::Export(wanted) => carry::export(&source()?.pages()?, wanted, out),
+        Pages::Export(wanted) => carry::export(&source()?.entries()?, wanted, out),
         Pages::Import(wanted) => carry::import(wanted, global, out),
         Pages::Verify => check::verify(global, out),
         Pages::Repair => check::repair(global, out),
