@@ -92,7 +92,7 @@ pub fn read(dir: &Path) -> Result<(State, Recovery), StoreError> {
     Ok((state, recovery))
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
 }

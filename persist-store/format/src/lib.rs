@@ -10,7 +10,10 @@
 
 extern crate alloc;
 
+pub mod cper;
 pub mod entry;
+pub mod fmpm;
+pub mod image;
 pub mod state;
 
 pub mod layout;
@@ -21,6 +24,7 @@ mod wire;
 
 pub use crc::crc32c;
 pub use entry::{Damage, EncodeError, Entry, Record, UnknownRecord};
+pub use image::{Image, ImageFault};
 pub use layout::{BLOCK_SIZE, Geometry, Header, Witness};
 pub use reading::{Fault, Reading, UnsupportedVersion};
 pub use state::{AuditEvent, AuditKind, Observations, State};
