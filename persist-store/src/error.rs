@@ -65,14 +65,6 @@ pub enum StoreError {
         /// The limit in bytes.
         size_max: u64,
     },
-    /// The medium has no room for the list, although it is no longer than it may be.
-    #[error("the store {} is full: there is no room for {needed} bytes", dir.display())]
-    NoRoom {
-        /// The store's place.
-        dir: PathBuf,
-        /// Bytes that were to be written at once.
-        needed: u64,
-    },
     /// The medium took as many bytes as it may in one boot: firmware gets room back only then, and
     /// its flash wears out. What was acknowledged is there.
     #[error(

@@ -84,10 +84,19 @@ struct Loaded {
     sound: [bool; COPIES],
 }
 
+impl Loaded {
+    /// Whether every load gives this state: the copies are sound, or there are none because there was
+    /// nothing to write yet.
+    fn is_settled(&self) -> bool {
+        self.sound == [true; COPIES] || self.generation == 0
+    }
+}
+
 /// One copy as it was found.
 enum Found {
     Absent,
-    Damaged,
+    /// With so many bytes.
+    Damaged(u64),
     Unreadable(io::Error),
     Sound(Image),
 }
@@ -115,12 +124,12 @@ impl<M: Medium> ImageList<M> {
             Ok(None) => return Ok(Found::Absent),
             Ok(Some(bytes)) => bytes,
             // Larger than any image: whatever it is, it is none.
-            Err(error) if error.kind() == ErrorKind::FileTooLarge => return Ok(Found::Damaged),
+            Err(error) if error.kind() == ErrorKind::FileTooLarge => return Ok(Found::Damaged(0)),
             Err(error) => return Ok(Found::Unreadable(error)),
         };
         match Image::decode(&bytes) {
             Ok(image) => Ok(Found::Sound(image)),
-            Err(ImageFault::Damaged) => Ok(Found::Damaged),
+            Err(ImageFault::Damaged) => Ok(Found::Damaged(bytes.len() as u64)),
             Err(ImageFault::Newer { version }) => Err(StoreError::UnsupportedVersion {
                 dir: self.medium.place().into(),
                 source: UnsupportedVersion { found: version },
@@ -178,13 +187,18 @@ impl<M: Medium> PageList for ImageList<M> {
             sound: [is_newest(&found[0]), is_newest(&found[1])],
         };
         let lost = found.iter().filter(|copy| match copy {
-            Found::Damaged | Found::Unreadable(_) => true,
+            Found::Damaged(_) | Found::Unreadable(_) => true,
             // The first commit of all may have got no further than its first copy.
             Found::Absent => newest.is_some_and(|generation| generation > 1),
             Found::Sound(_) => false,
         });
         let lost = lost.count();
         let absent = found.iter().all(|copy| matches!(copy, Found::Absent));
+        // A first commit writes copy 0 first, and is acknowledged with copy 1 only.
+        let unborn = match &found {
+            [Found::Damaged(bytes), Found::Absent] => Some(*bytes),
+            _ => None,
+        };
         let mut images = Vec::new();
         for copy in found {
             match copy {
@@ -196,9 +210,16 @@ impl<M: Medium> PageList for ImageList<M> {
                 _ => {}
             }
         }
+        // A number is used for one state only; two of them are two writers' work.
+        if let [one, other] = images.as_slice()
+            && one.state != other.state
+        {
+            loaded.sound[0] = false;
+            recovery.damaged_copies += 1;
+        }
         if let Some(image) = images.pop() {
             recovery.records = image.state.pages.len() as u64;
-            recovery.damaged_copies = lost as u64;
+            recovery.damaged_copies += lost as u64;
             if image.boot == self.boot.0 {
                 loaded.boot_bytes = image.boot_bytes;
             }
@@ -206,6 +227,10 @@ impl<M: Medium> PageList for ImageList<M> {
             self.mend(&mut loaded);
         } else if absent {
             recovery.created = true;
+        } else if unborn.is_some() {
+            recovery.torn_tail = unborn;
+            loaded.generation = 1;
+            self.mend(&mut loaded);
         } else {
             recovery.damage = Some(Fault::ImagesLost);
             // Nothing is written over the damaged copies before there is something to say: until then
@@ -230,7 +255,8 @@ impl<M: Medium> PageList for ImageList<M> {
         let mut state = loaded.state.clone();
         entries.iter().cloned().for_each(|entry| state.apply(entry));
         let state = image::kept(&state);
-        if state == loaded.state {
+        // After a write that failed, the medium may hold what was refused.
+        if state == loaded.state && loaded.is_settled() {
             return Ok(());
         }
         let mut image = Image {
@@ -260,12 +286,7 @@ impl<M: Medium> PageList for ImageList<M> {
         for copy in [first, 1 - first] {
             loaded.sound[copy] = false;
             loaded.boot_bytes = loaded.boot_bytes.saturating_add(bytes.len() as u64);
-            self.medium.write(copy, &bytes).map_err(|error| match error.kind() {
-                ErrorKind::StorageFull => {
-                    StoreError::NoRoom { dir: place.clone(), needed: bytes.len() as u64 }
-                }
-                _ => io_error(&place, "write the list")(error),
-            })?;
+            self.medium.write(copy, &bytes).map_err(io_error(&place, "write the list"))?;
             loaded.sound[copy] = true;
         }
         loaded.state = image.state;

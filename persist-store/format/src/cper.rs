@@ -76,9 +76,33 @@ const PREVIOUS: u32 = 2;
 struct RawPart {
     header: RawHeader,
     descriptor: RawDescriptor,
+    copy: U16,
     number: U16,
     count: U16,
-    reserved: U32,
+    reserved: U16,
+}
+
+/// Whose a record is that is no [`Part`] any more, as far as its header still says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wreck {
+    /// Of this copy.
+    Of(u8),
+    /// One of ours, of whichever copy.
+    Ours,
+}
+
+impl Wreck {
+    /// `None` where the record is another program's.
+    #[must_use]
+    pub fn of(record: &[u8]) -> Option<Self> {
+        let (header, _) = RawHeader::ref_from_prefix(record).ok()?;
+        let [number, copy, high @ ..] = header.record_id.get().to_le_bytes();
+        let [_, _, base @ ..] = ID_BASE.to_le_bytes();
+        match high == base && copy < 2 && number < 0xf0 {
+            true => Some(Self::Of(copy)),
+            false => (header.creator_id == CREATOR.0).then_some(Self::Ours),
+        }
+    }
 }
 
 /// Bytes of a record before its share of the image.
@@ -141,9 +165,10 @@ impl<'a> Part<'a> {
                 section_severity: INFORMATIONAL.into(),
                 fru_text: [0; 20],
             },
+            copy: u16::from(self.copy).into(),
             number: u16::from(self.number).into(),
             count: u16::from(self.count).into(),
-            reserved: U32::ZERO,
+            reserved: U16::ZERO,
         };
         let mut record = Vec::with_capacity(PART_OVERHEAD + self.bytes.len());
         record.extend(raw.as_bytes());
@@ -151,17 +176,18 @@ impl<'a> Part<'a> {
         record
     }
 
-    /// Our part in a record of the store; `None` where it is another program's.
+    /// Our part in a record of the store; `None` where it is another program's, or not exactly what
+    /// [`Self::encode`] makes: then it was damaged, and so is the copy that lacks it.
     #[must_use]
     pub fn decode(record: &'a [u8]) -> Option<Self> {
         let (raw, bytes) = RawPart::ref_from_prefix(record).ok()?;
-        let ours = raw.header.signature == SIGNATURE
-            && raw.header.creator_id == CREATOR.0
-            && raw.descriptor.section_type == SECTION.0;
-        let id = raw.header.record_id.get();
-        let [number, copy, ..] = id.to_le_bytes();
-        let part = Self { copy, number, count: u8::try_from(raw.count.get()).ok()?, bytes };
-        let known = part.id() == id && raw.number.get() == u16::from(number);
-        (ours && known).then_some(part)
+        let narrow = |number: U16| u8::try_from(number.get()).ok();
+        let part = Self {
+            copy: narrow(raw.copy)?,
+            number: narrow(raw.number)?,
+            count: narrow(raw.count)?,
+            bytes,
+        };
+        (part.encode() == record).then_some(part)
     }
 }

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use ras_store_format::State;
-use ras_store_format::cper::{PART_OVERHEAD, Part};
+use ras_store_format::cper::{PART_OVERHEAD, Part, Wreck};
 
 use crate::efivarfs::is_full;
 use crate::fmpm::Crossing;
@@ -157,7 +157,14 @@ impl<R: RecordStore> Medium for ErrorRecords<R> {
         parts.sort_unstable_by_key(|part| part.number);
         // A longer list may have left parts behind the first ones.
         let Some(count) = parts.first().map(|first| usize::from(first.count)) else {
-            return Ok(None);
+            let wrecks = records.iter().filter(|record| Part::decode(record).is_none());
+            let mut wrecks = wrecks.filter_map(|record| Wreck::of(record));
+            let wreck = wrecks.find(|wreck| match wreck {
+                Wreck::Of(of) => usize::from(*of) == copy,
+                Wreck::Ours => true,
+            });
+            // No bytes are no image: a copy that is damaged, not one that was never there.
+            return Ok(wreck.map(|_| Vec::new()));
         };
         Ok(Some(parts.iter().take(count).flat_map(|part| part.bytes).copied().collect()))
     }
