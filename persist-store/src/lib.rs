@@ -19,6 +19,7 @@ mod fresh;
 mod image;
 mod journal;
 mod list;
+mod reconcile;
 mod recovery;
 mod store;
 
@@ -33,7 +34,9 @@ pub use fmpm::{Crossing, CrossingReport, Package};
 pub use image::{Boot, ImageList, Medium};
 pub use list::{Capacity, FileList, MemoryList, PageList};
 pub use ras_store_format::{
-    AuditEvent, AuditKind, Damage, Entry, Fault, Observations, State, UnknownRecord,
+    AuditEvent, AuditKind, Change, ChangeKind, Damage, Entry, Fault, Observations, State,
+    Suspended, UnknownRecord,
 };
+pub use reconcile::{Present, Repair, Translate, reconcile};
 pub use recovery::Recovery;
 pub use store::{Store, read};

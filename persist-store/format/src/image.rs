@@ -21,7 +21,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::entry::{NAME_MAX, REASONS, SEVERITIES, SOURCES, code, meaning, narrow};
 use crate::wire::{Reader, Writer};
-use crate::{Damage, EncodeError, State, crc32c};
+use crate::{Damage, EncodeError, State, Suspended, crc32c};
 
 /// The format's version.
 pub const VERSION: u16 = 1;
@@ -35,8 +35,6 @@ pub const DAMAGE_KEPT: usize = 2;
 /// The most bytes one page can add, with texts, a module and an epoch that no other page shares.
 /// `FORMAT.md` adds them up; a test holds the sum.
 pub const PAGE_SIZE_MAX: usize = 10 + 5 + 10 + 5 + 5 + 5 + 16 * 5 + 5 + 4 + 8 + 6 * 257 + 35;
-
-const NANOS: u64 = 1_000_000_000;
 
 /// A list and where it stands in history.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -95,22 +93,29 @@ const STATES: &[(u8, RetireState)] = &[
 
 /// What an image keeps of a list.
 ///
-/// - Pages: times in whole seconds, `updated` as `since`, no attempts and no words about them. One
-///   that is to be out of use is [`RetireState::Pending`], whatever came of it in this boot: who reads
-///   an image back has to act anew.
+/// - Pages: `updated` as `since`, no attempts and no words about them. One that is to be out of use is
+///   [`RetireState::Pending`], whatever came of it in this boot: who reads an image back has to act
+///   anew.
+/// - Suspended entries: the same, and not whose word it was.
 /// - Damage: the last [`DAMAGE_KEPT`] findings.
 /// - Nothing else: no observations, no audit, no state of the node.
 #[must_use]
 pub fn kept(state: &State) -> State {
     let mut kept = State::default();
     kept.pages = state.pages.iter().map(|(pfn, page)| (*pfn, kept_page(page))).collect();
+    let suspended = state.suspended.iter();
+    kept.suspended = suspended.map(|(key, entry)| (*key, suspended_of(&entry.page))).collect();
     let skipped = state.damage.len().saturating_sub(DAMAGE_KEPT);
     kept.damage = state.damage.iter().skip(skipped).map(kept_damage).collect();
     kept
 }
 
+fn suspended_of(page: &RetiredPage) -> Suspended {
+    Suspended { page: kept_page(page), who: String::new(), note: String::new() }
+}
+
 fn kept_page(page: &RetiredPage) -> RetiredPage {
-    let since = Timestamp(page.since.0 / NANOS * NANOS);
+    let since = page.since;
     RetiredPage {
         pfn: page.pfn,
         reason: page.reason,
@@ -161,14 +166,17 @@ impl Image {
     /// # Errors
     /// A page holds a value the format has no code for.
     pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
-        let pages = &self.state.pages;
+        let active = self.state.pages.values();
+        let suspended = self.state.suspended.values().map(|suspended| &suspended.page);
+        let mut pages: Vec<&RetiredPage> = active.chain(suspended).collect();
+        pages.sort_by_key(|page| page.pfn);
         let mut tables = Tables::default();
         let mut list = Writer::default();
-        let base = pages.values().map(|page| page.since.0 / NANOS).min().unwrap_or(0);
-        let mut next = 0;
-        for page in pages.values() {
-            list.varint(page.pfn.0.saturating_sub(next));
-            next = page.pfn.0.saturating_add(1);
+        let base = pages.iter().map(|page| page.since.0).min().unwrap_or(0);
+        let mut last = 0;
+        for page in &pages {
+            list.varint(page.pfn.0.saturating_sub(last));
+            last = page.pfn.0;
             let kind = [
                 code(REASONS, page.reason, "reason", page.reason.name())?,
                 code(STATES, page.state, "state", page.state.name())?,
@@ -176,7 +184,7 @@ impl Image {
                 code(SOURCES, page.source, "source", page.source.name())?,
             ];
             list.varint(tables.kinds.index(kind));
-            list.varint((page.since.0 / NANOS).saturating_sub(base));
+            list.varint(page.since.0.saturating_sub(base));
             list.varint(tables.dimm(page.dimm.as_deref()));
             list.varint(match page.epoch {
                 Some(epoch) => tables.epochs.index(epoch.0).saturating_add(1),
@@ -255,19 +263,19 @@ fn decode_body(reader: &mut Reader<'_>, pages: u32) -> Option<State> {
             quarantined: reader.text(NAME_MAX)?,
         });
     }
-    let mut list = BTreeMap::new();
-    let mut next = 0u64;
+    let mut state = State::default();
+    let mut last = 0u64;
     for _ in 0..pages {
-        let pfn = Pfn(next.checked_add(reader.varint()?)?);
-        next = pfn.0.saturating_add(1);
-        let [reason, state, severity, source] = *at(&found.kinds, reader.varint()?)?;
-        let since = Timestamp(base.checked_add(reader.varint()?)?.checked_mul(NANOS)?);
+        let pfn = Pfn(last.checked_add(reader.varint()?)?);
+        last = pfn.0;
+        let [reason, code, severity, source] = *at(&found.kinds, reader.varint()?)?;
+        let since = Timestamp(base.checked_add(reader.varint()?)?);
         let dimm = optional(&found.dimms, reader.varint()?)?.cloned();
         let epoch = optional(&found.epochs, reader.varint()?)?.map(|epoch| MapEpoch(*epoch));
         let page = RetiredPage {
             pfn,
             reason: meaning(REASONS, reason)?,
-            state: meaning(STATES, state)?,
+            state: meaning(STATES, code)?,
             severity: meaning(SEVERITIES, severity)?,
             source: meaning(SOURCES, source)?,
             since,
@@ -279,12 +287,15 @@ fn decode_body(reader: &mut Reader<'_>, pages: u32) -> Option<State> {
             diagnosis: String::new(),
             outcome: String::new(),
         };
-        if list.insert(pfn, page).is_some() {
+        let again = match page.state.is_suspended() {
+            true => state.suspended.insert((pfn, since), suspended_of(&page)).is_some(),
+            false => state.pages.insert(pfn, page).is_some(),
+        };
+        if again {
             return None;
         }
     }
-    let mut state = State::default();
-    (state.pages, state.damage) = (list, damage);
+    state.damage = damage;
     reader.0.is_empty().then_some(state)
 }
 

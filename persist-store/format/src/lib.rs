@@ -14,7 +14,10 @@ pub mod cper;
 pub mod entry;
 pub mod fmpm;
 pub mod image;
+pub mod origin;
 pub mod state;
+
+pub mod exclusion;
 
 pub mod layout;
 pub mod reading;
@@ -23,8 +26,11 @@ mod crc;
 mod wire;
 
 pub use crc::crc32c;
-pub use entry::{Damage, EncodeError, Entry, Record, UnknownRecord};
+pub use entry::{
+    Change, ChangeKind, Damage, EncodeError, Encoder, Entry, Record, UnknownRecord,
+};
 pub use image::{Image, ImageFault};
 pub use layout::{BLOCK_SIZE, Geometry, Header, Witness};
+pub use origin::Origin;
 pub use reading::{Fault, Reading, UnsupportedVersion};
-pub use state::{AuditEvent, AuditKind, Observations, State};
+pub use state::{AuditEvent, AuditKind, Observations, State, Suspended};

@@ -1,5 +1,6 @@
 //! `rasctl status` and `rasctl health`.
 
+use std::fmt::Write as _;
 use std::io::Write;
 
 use persist_store::{Recovery, State};
@@ -157,7 +158,7 @@ fn page_counts(counts: PageCounts) -> String {
     let mut text = format!("{retired} retired, {pending} pending, {failed} failed");
     for (count, state) in [(probation, "on probation"), (expired, "expired"), (stale, "stale")] {
         if count > 0 {
-            text.push_str(&format!(", {count} {state}"));
+            let _ = write!(text, ", {count} {state}");
         }
     }
     text
