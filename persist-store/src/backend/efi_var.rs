@@ -18,7 +18,7 @@ const NAMES: [&str; COPIES] = [
 ];
 
 /// Bytes in one variable. OVMF takes 33,000 and refuses 65,536; other firmware may take less, and
-/// then says so when the list gets there. Some 1,200 pages with all that is known of each (26 bytes).
+/// then says so when the list gets there. Some 1,100 pages with all that is known of each (29 bytes).
 const SIZE_MAX: usize = 32_768;
 
 /// Bytes written in one boot, both copies counted: half of what fills OVMF's store until the next.
