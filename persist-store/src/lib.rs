@@ -14,7 +14,9 @@
 
 mod backend;
 mod error;
+mod fmpm;
 mod fresh;
+mod image;
 mod journal;
 mod list;
 mod reconcile;
@@ -25,8 +27,12 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
+pub use backend::efi_var::{EfiVarList, EfiVariables};
 pub use backend::efivarfs;
+pub use backend::erst::{ErrorRecords, ErstDevice, ErstList, RecordStore};
 pub use error::StoreError;
+pub use fmpm::{Crossing, CrossingReport, Package};
+pub use image::{Boot, ImageList, Medium};
 pub use list::{Capacity, FileList, MemoryList, PageList};
 pub use ras_store_format::exclusion;
 pub use ras_store_format::{
