@@ -306,7 +306,7 @@ impl Event {
         if self.ip_inexact {
             record.details.add("ip_inexact", true);
         }
-        Some(Found { offset, record })
+        Some(Found::new(offset, record))
     }
 }
 

@@ -9,6 +9,7 @@
 //! Linux `arch/x86/kernel/cpu/mce/core.c`, and `skx_common.c`, `sb_edac.c`, `i7core_edac.c` under
 //! `drivers/edac`, which put each register on a line of its own.
 
+use alloc::boxed::Box;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::mem::take;
@@ -447,7 +448,7 @@ impl Group {
         if self.parts & STATUS == 0 {
             if !self.listed {
                 let record = self.headless();
-                found.push(Found { offset, record });
+                found.push(Found::new(offset, record));
             }
             return;
         }
@@ -462,11 +463,10 @@ impl Group {
                 self.problem(offset, ProblemKind::Truncated, lacking);
             }
         }
-        found.push(Found { offset, record: mca::decode(&self.registers, self.context) });
-        if let Some(Found { record, .. }) = found.last_mut() {
-            record.source = ErrorSource::KernelMce;
-            self.add_to(record);
-        }
+        let mut record = Box::new(mca::decode(&self.registers, self.context));
+        record.source = ErrorSource::KernelMce;
+        self.add_to(&mut record);
+        found.push(Found { offset, record });
     }
 
     /// Only the later lines are there: no status, and so nothing to decode.

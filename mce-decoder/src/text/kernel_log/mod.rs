@@ -167,7 +167,7 @@ impl KernelLog {
                 self.dispatch(&mut line, found);
             } else if let Some(record) = traced(text) {
                 // Booted with `tp_printk`, the kernel prints its trace events too.
-                found.push(Found { offset, record });
+                found.push(Found::new(offset, record));
             }
         }
         self.machine_checks.expire(number, found);
