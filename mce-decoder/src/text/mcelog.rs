@@ -125,10 +125,16 @@ impl LineDecoder for Mcelog {
 
 /// `MCE 0` and the sentences around it.
 pub(super) fn is_opening(text: &[u8]) -> bool {
-    let number = text.strip_prefix(b"MCE ").and_then(decimal);
-    number.is_some_and(|(_, rest)| rest.is_empty())
-        || text.starts_with(b"Hardware event. This is not a software error")
-        || text.starts_with(b"HARDWARE ERROR. This is NOT a software problem")
+    match text {
+        [b'M', b'C', b'E', b' ', number @ ..] => {
+            decimal(number).is_some_and(|(_, rest)| rest.is_empty())
+        }
+        [b'H', ..] => {
+            text.starts_with(b"Hardware event. This is not a software error")
+                || text.starts_with(b"HARDWARE ERROR. This is NOT a software problem")
+        }
+        _ => false,
+    }
 }
 
 impl Event {
