@@ -12,6 +12,7 @@ pub mod evacuate;
 pub mod guests;
 pub mod host_page;
 pub mod ledger;
+pub mod machine;
 pub mod outcome;
 
 pub mod source;
@@ -19,6 +20,7 @@ pub mod source;
 pub mod cluster;
 pub mod config;
 pub mod control;
+pub mod service;
 pub mod shared;
 pub mod stop;
 

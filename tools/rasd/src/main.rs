@@ -19,7 +19,9 @@ use rasd::guests::Guests;
 use rasd::host_page::{HostPages, ThisKernel};
 use rasd::kill_point::KillPoint;
 use rasd::ledger::Ledger;
+use rasd::machine::Machine;
 use rasd::pipeline::Pipeline;
+use rasd::service;
 use rasd::shared::{Handle, Shared};
 use rasd::source::tracefs::{self, Tracefs};
 use rasd::source::{Queue, replay};
@@ -89,6 +91,8 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let engine_status = cluster::describe(engine.as_ref());
     tracing::info!(engine = engine_status.name, notes = engine_status.notes, "cluster engine");
 
+    let machine = Machine::read(&config.paths);
+    machine.log();
     let ledger = Ledger::open(&config.store, &config.policy).context("opening the store")?;
     for line in ledger.store_status().recovery {
         tracing::warn!("store: {line}");
@@ -104,7 +108,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let guests = Guests::new(&config);
     let retry = Duration::from_secs(config.cluster.retry_s);
     let mut pipeline = Pipeline {
-        host: HostPages::new(&config, Box::new(ThisKernel), stop.clone()),
+        host: HostPages::new(&config, Box::new(ThisKernel::default()), stop.clone()),
         evacuations: Evacuations::new(engine, shared.clone(), guests.clone(), kill, retry),
         guests,
         kill,
@@ -116,12 +120,13 @@ fn run(options: &Options) -> anyhow::Result<()> {
         },
         shared,
     };
-    let unfinished = pipeline.offline_again();
-    notify(&[sd_notify::NotifyState::Ready]);
-    tracing::info!("ready");
-    pipeline.finish(unfinished);
-    pipeline.run();
-    notify(&[sd_notify::NotifyState::Stopping]);
+    if let Some(unfinished) = pipeline.offline_again(&machine.memory) {
+        service::ready(&pipeline.shared.ready_line());
+        tracing::info!("ready");
+        pipeline.finish(unfinished);
+        pipeline.run();
+    }
+    service::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopped");
     Ok(())
 }
@@ -207,10 +212,4 @@ fn stop_on_signal(signals: SigSet, shared: &Handle, stop: &Stop) -> std::io::Res
             tracing::info!(?signal, dropped, "stopping");
         })
         .map(drop)
-}
-
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "the service manager could not be told");
-    }
 }

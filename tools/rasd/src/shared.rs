@@ -70,6 +70,19 @@ impl Shared {
         self.ready.store(true, Ordering::Release);
     }
 
+    /// One line for the service manager once everything is out of use.
+    #[must_use]
+    pub fn ready_line(&self) -> String {
+        let Gap { pages, excluded, in_use, .. } = *lock(&self.gap);
+        let mut line = format!(
+            "Watching; {excluded} stored pages were excluded before the boot, {pages} offlined"
+        );
+        if in_use > 0 {
+            line += &format!(", {in_use} ARE IN USE");
+        }
+        line
+    }
+
     /// Whether the cluster engine has taken the health as it is now.
     pub fn set_health_reported(&self, reported: bool) {
         self.health_reported.store(reported, Ordering::Release);

@@ -135,13 +135,30 @@ impl PageCounts {
     }
 }
 
-/// Stored pages that this kernel had in use when rasd started.
+/// What the start had to do so that no stored page is in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Gap {
-    /// Pages that had to be offlined again, as after a reboot.
+    /// Pages that this kernel had in use and that were offlined again, as after a reboot.
     pub pages: u64,
     /// Seconds since the boot at which the last of them was offline; 0 where there was none.
     pub seconds: u64,
+    /// Pages that were taken out of the memory map before this kernel started.
+    pub excluded: u64,
+    /// Pages where this machine has no memory.
+    pub absent: u64,
+    /// Pages that the kernel would not give up: they are in use.
+    pub in_use: u64,
+    /// Milliseconds it took to ask the kernel for all pages that were not excluded.
+    pub offlining_ms: u64,
+}
+
+impl Gap {
+    /// Pages offlined a second, rounded down; 0 where there was none.
+    #[must_use]
+    pub fn pages_per_second(&self) -> u64 {
+        self.pages.saturating_mul(1000) / self.offlining_ms.max(1)
+    }
 }
 
 /// One source of errors.
