@@ -32,6 +32,8 @@ fn write_number(number: u32) -> Entry {
         updated: Timestamp::from_secs(1_700_000_000 + u64::from(number)),
         attempts: number,
         location: Location { socket: Some(0), ..Location::default() },
+        dimm: None,
+        epoch: None,
         diagnosis: "uncorrected error found by the patrol scrubber".into(),
         outcome: String::new(),
     })

@@ -71,6 +71,8 @@ fn page(number: u64) -> RetiredPage {
         updated: Timestamp(1_700_000_000_000_000_000 + number),
         attempts: 1,
         location: Location { socket: Some(0), channel: Some(3), ..Location::default() },
+        dimm: None,
+        epoch: None,
         diagnosis: "uncorrected error found by the patrol scrubber".into(),
         outcome: "offline".into(),
     }

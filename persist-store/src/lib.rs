@@ -16,6 +16,7 @@ mod backend;
 mod error;
 mod fresh;
 mod journal;
+mod list;
 mod recovery;
 mod store;
 
@@ -23,6 +24,7 @@ mod store;
 mod tests;
 
 pub use error::StoreError;
+pub use list::{Capacity, FileList, MemoryList, PageList};
 pub use ras_store_format::{
     AuditEvent, AuditKind, Damage, Entry, Fault, Observations, State, UnknownRecord,
 };

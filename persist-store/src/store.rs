@@ -5,12 +5,14 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ras_core::Timestamp;
+use ras_store_format::Geometry;
+use ras_store_format::layout::{BLOCK_SIZE, COPIES, JOURNAL_SIZE_MAX};
 
 use crate::backend::{Directory, Lock, LockError};
 use crate::error::io_error;
 use crate::journal::{Journal, Limits};
 use crate::recovery::{self, Recovery};
-use crate::{Entry, State, StoreError};
+use crate::{Capacity, Entry, State, StoreError};
 
 /// Times [`read`] looks when a writer may be at work, and the pause before each but the first.
 const LOOKS: u32 = 10;
@@ -23,6 +25,13 @@ pub struct Store {
 }
 
 impl Store {
+    /// What fits into the largest journal, were every entry as large as the format allows: each takes
+    /// a block, in two copies.
+    pub const CAPACITY: Capacity = Capacity {
+        bytes: JOURNAL_SIZE_MAX,
+        pages: JOURNAL_SIZE_MAX / (COPIES * BLOCK_SIZE as u64) - Geometry::DEFAULT.segment_blocks(),
+    };
+
     /// Opens the store in `dir` for writing, creating it where there is none.
     ///
     /// Takes the lock, reads the journal and brings it back to a state in which every entry has two

@@ -21,6 +21,7 @@ pub mod time;
 
 pub mod detail;
 pub mod location;
+pub mod machine;
 pub mod record;
 
 pub mod dedupe;
@@ -41,6 +42,7 @@ pub use diagnosis::{Diagnosis, Policy, Verdict, analyze};
 pub use fault::{Fault, FaultMode};
 pub use join::{Join, Joined};
 pub use location::{CpuVendor, DimmLocation, Location, PciAddress};
+pub use machine::{Dimm, DimmIdentity, MachineMap, MapEpoch, MapRange, Slot};
 pub use plan::{
     Action, GuestOutcome, GuestResult, Health, HostOutcome, HostView, OfflineMode, WalkOutcome,
     escalate, plan,

@@ -1,11 +1,13 @@
 //! What is remembered: retired pages and the state of the node.
 
 use alloc::string::String;
+use alloc::sync::Arc;
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ErrorSource, Health, Location, Pfn, Severity, Timestamp};
+use crate::machine::shared;
+use crate::{Dimm, ErrorSource, Health, Location, MapEpoch, Pfn, Severity, Timestamp};
 
 /// A page that must not be used, and how far we got with that.
 ///
@@ -15,7 +17,12 @@ use crate::{ErrorSource, Health, Location, Pfn, Severity, Timestamp};
 ///                            |  ^                                    |
 ///          attempts used up  v  |  restart, operator, next boot      |  next boot: offlined again,
 ///                          Failed ------------------------------     +-> stays Retired
+///
+///   any of these --repaired--> Probation --one error--> Pending, as a new fault
+///   any of these --module gone--> Expired --module back--> Pending
+///   any of these --map changed, cells not found again--> Stale --map back--> Pending
 /// ```
+/// Whatever its state, an entry leaves the list only by an audited word.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RetiredPage {
     /// The page.
@@ -36,6 +43,13 @@ pub struct RetiredPage {
     pub attempts: u32,
     /// Where, as far as the source knew.
     pub location: Location,
+    /// The module that holds (or held) it; `None` where nobody could say.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "shared::optional")]
+    pub dimm: Option<Arc<Dimm>>,
+    /// The map under which `pfn` means these cells; `None` where none was known. Under another one the
+    /// address may be anybody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<MapEpoch>,
     /// The diagnosis in one line.
     pub diagnosis: String,
     /// The last outcome in one line: what the kernel and the guest answered.
@@ -82,6 +96,14 @@ pub enum RetireState {
     Retired,
     /// Every attempt failed, or the kernel can't do it; tried again at the next start.
     Failed,
+    /// Its module was repaired (post-package repair): the page is in use again, and one more error
+    /// retires it at once.
+    Probation,
+    /// Its module is no longer in the machine: nothing here is bad. Kept for the day it comes back.
+    Expired,
+    /// The machine's map changed, and nothing says where the bad cells are now: the address no longer
+    /// means them.
+    Stale,
 }
 
 impl RetireState {
@@ -92,7 +114,16 @@ impl RetireState {
             Self::Pending => "pending",
             Self::Retired => "retired",
             Self::Failed => "failed",
+            Self::Probation => "probation",
+            Self::Expired => "expired",
+            Self::Stale => "stale",
         }
+    }
+
+    /// Whether the entry keeps no page out of use: it is remembered, and no more.
+    #[must_use]
+    pub const fn is_suspended(self) -> bool {
+        matches!(self, Self::Probation | Self::Expired | Self::Stale)
     }
 }
 

@@ -260,6 +260,9 @@ fn decode_page(reader: &mut Reader<'_>) -> Option<RetiredPage> {
         severity: meaning(SEVERITIES, reader.u8()?)?,
         source: meaning(SOURCES, reader.u8()?)?,
         location: decode_location(reader)?,
+        // Not in version 1.0 of the format.
+        dimm: None,
+        epoch: None,
         diagnosis: reader.text(LINE_MAX)?,
         outcome: reader.text(LINE_MAX)?,
     })

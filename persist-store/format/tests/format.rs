@@ -30,6 +30,8 @@ fn small_page() -> Entry {
             fru: Some("B2".into()),
             ..Location::default()
         },
+        dimm: None,
+        epoch: None,
         diagnosis: "why".into(),
         outcome: "ok".into(),
     })
@@ -173,6 +175,8 @@ fn page() -> impl Strategy<Value = RetiredPage> {
                 updated: Timestamp(updated),
                 attempts,
                 location,
+                dimm: None,
+                epoch: None,
                 diagnosis: texts.0,
                 outcome: texts.1,
             }

@@ -55,6 +55,8 @@ fn page(number: u64, state: RetireState) -> Entry {
             fru: Some("DIMM_B2".into()),
             ..Location::default()
         },
+        dimm: None,
+        epoch: None,
         diagnosis: "uncorrected error found by the patrol scrubber".into(),
         outcome: "offline; vm1 gave the block up".into(),
     })

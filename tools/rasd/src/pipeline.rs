@@ -187,6 +187,8 @@ impl Pipeline {
                         updated: wall_clock(),
                         attempts: 0,
                         location: fault.location.clone(),
+                        dimm: None,
+                        epoch: None,
                         diagnosis: fault.reason.clone(),
                         outcome: String::new(),
                     }));

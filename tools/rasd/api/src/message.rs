@@ -122,6 +122,12 @@ pub struct PageCounts {
     pub pending: u64,
     pub retired: u64,
     pub failed: u64,
+    #[serde(default)]
+    pub probation: u64,
+    #[serde(default)]
+    pub expired: u64,
+    #[serde(default)]
+    pub stale: u64,
 }
 
 impl PageCounts {
@@ -131,6 +137,9 @@ impl PageCounts {
             RetireState::Pending => &mut self.pending,
             RetireState::Retired => &mut self.retired,
             RetireState::Failed => &mut self.failed,
+            RetireState::Probation => &mut self.probation,
+            RetireState::Expired => &mut self.expired,
+            RetireState::Stale => &mut self.stale,
         } += 1;
     }
 }
