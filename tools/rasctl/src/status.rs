@@ -173,8 +173,14 @@ fn store(
 }
 
 fn page_counts(counts: PageCounts) -> String {
-    let PageCounts { pending, retired, failed } = counts;
-    format!("{retired} retired, {pending} pending, {failed} failed")
+    let PageCounts { pending, retired, failed, probation, expired, stale } = counts;
+    let mut line = format!("{retired} retired, {pending} pending, {failed} failed");
+    for (count, state) in [(probation, "on probation"), (expired, "expired"), (stale, "stale")] {
+        if count > 0 {
+            line += &format!(", {count} {state}");
+        }
+    }
+    line
 }
 
 fn evacuation(evacuation: &Evacuation) -> String {

@@ -25,6 +25,7 @@ pub struct Config {
     pub offline: Offline,
     pub guests: Guests,
     pub cluster: Cluster,
+    pub metrics: Metrics,
 }
 
 /// Where the kernel's file systems are mounted; elsewhere in tests and containers.
@@ -77,6 +78,14 @@ pub struct Guests {
     pub scan_ms: u64,
     pub retire_ms: u64,
     pub migrate_s: u64,
+}
+
+/// Figures for monitoring.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "each key is documented in rasd.toml")]
+pub struct Metrics {
+    pub file: Option<PathBuf>,
 }
 
 /// Who moves guests.
@@ -178,6 +187,7 @@ impl Default for Config {
             offline: Offline::default(),
             guests: Guests::default(),
             cluster: Cluster::default(),
+            metrics: Metrics::default(),
         }
     }
 }

@@ -454,13 +454,18 @@ mod tests {
         let mut heard = Vec::new();
         kernel.answers.lock().unwrap().push_back(Errno::EBUSY);
         let _ = pages.offline_telling(&many[..2], &mut |progress| heard.push(progress));
-        let heard: Vec<_> = heard.iter().map(|p| (p.asked, p.offlined, p.wait.as_millis())).collect();
+        let heard: Vec<_> =
+            heard.iter().map(|p| (p.asked, p.offlined, p.wait.as_millis())).collect();
         assert_eq!(heard, [(1, 0, 0), (2, 1, 0), (2, 1, 20), (3, 2, 0)]);
 
         kernel.answers.lock().unwrap().extend([Errno::EBUSY; 100]);
         stop.set();
         let results = pages.offline_all(&many);
-        assert_eq!((results[0].attempts, results[1].attempts), (1, 0), "the rest is not asked about");
+        assert_eq!(
+            (results[0].attempts, results[1].attempts),
+            (1, 0),
+            "the rest is not asked about"
+        );
         assert_eq!(
             pages.offline(Pfn(1), OfflineMode::Soft).outcome,
             HostOutcome::Busy { attempts: 1 }

@@ -20,6 +20,7 @@ pub mod source;
 pub mod cluster;
 pub mod config;
 pub mod control;
+pub mod metrics;
 pub mod service;
 pub mod shared;
 pub mod stop;

@@ -20,6 +20,7 @@ use rasd::host_page::{HostPages, ThisKernel};
 use rasd::kill_point::KillPoint;
 use rasd::ledger::Ledger;
 use rasd::machine::Machine;
+use rasd::metrics::Metrics;
 use rasd::pipeline::Pipeline;
 use rasd::service;
 use rasd::shared::{Handle, Shared};
@@ -118,9 +119,12 @@ fn run(options: &Options) -> anyhow::Result<()> {
             }
             None => Timings::default(),
         },
+        metrics: Metrics::new(config.metrics.file.clone()),
+        machine,
         shared,
     };
-    if let Some(unfinished) = pipeline.offline_again(&machine.memory) {
+    if let Some(unfinished) = pipeline.offline_again() {
+        pipeline.metrics.update(|| pipeline.shared.status());
         service::ready(&pipeline.shared.ready_line());
         tracing::info!("ready");
         pipeline.finish(unfinished);

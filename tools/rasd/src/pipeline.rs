@@ -37,6 +37,8 @@ use crate::guests::Guests;
 use crate::host_page::{HostPages, Offlined};
 use crate::kill_point::{KillPoint, Step};
 use crate::ledger::Ledger;
+use crate::machine::Machine;
+use crate::metrics::Metrics;
 use crate::outcome;
 use crate::shared::Handle;
 use crate::source::{Popped, Report, wall_clock};
@@ -59,6 +61,10 @@ pub struct Pipeline {
     pub kill: KillPoint,
     /// How long each step took; on request.
     pub timings: Timings,
+    /// Figures for monitoring; on request.
+    pub metrics: Metrics,
+    /// The machine as it was at the start.
+    pub machine: Machine,
 }
 
 impl Pipeline {
@@ -174,6 +180,7 @@ impl Pipeline {
     fn remember(&self, fault: &Fault, actions: &[Action]) {
         let mut node = None;
         let mut pages = Vec::new();
+        let epoch = self.machine.map.epoch();
         for action in actions {
             match action {
                 Action::RetirePages { pages: range, reason, .. } => {
@@ -187,8 +194,8 @@ impl Pipeline {
                         updated: wall_clock(),
                         attempts: 0,
                         location: fault.location.clone(),
-                        dimm: None,
-                        epoch: None,
+                        dimm: self.machine.map.dimm_at(&fault.location).cloned(),
+                        epoch,
                         diagnosis: fault.reason.clone(),
                         outcome: String::new(),
                     }));
@@ -333,5 +340,6 @@ impl Pipeline {
             self.shared.count(|counts| counts.store_errors += 1);
         }
         self.evacuations.retry();
+        self.metrics.update(|| self.shared.status());
     }
 }

@@ -18,7 +18,7 @@ use ras_core::{
 use rasd_api::Gap;
 
 use crate::host_page::{Offlined, Progress};
-use crate::machine::{MemoryMap, Standing};
+use crate::machine::Standing;
 use crate::outcome;
 use crate::pipeline::Pipeline;
 use crate::service::Starting;
@@ -38,10 +38,17 @@ impl Pipeline {
     ///
     /// In rounds over the whole list, so that busy pages cost one backoff together, not one each.
     #[must_use]
-    pub fn offline_again(&mut self, memory: &MemoryMap) -> Option<Vec<Unfinished>> {
-        let pages = self.shared.ledger().pages(None, usize::MAX);
+    pub fn offline_again(&mut self) -> Option<Vec<Unfinished>> {
+        let (suspended, pages): (Vec<_>, Vec<_>) = (self.shared.ledger().pages(None, usize::MAX))
+            .into_iter()
+            .partition(|page| page.state.is_suspended());
+        for RetiredPage { pfn, state, .. } in suspended {
+            if let Standing::Excluded { by } = self.machine.memory.standing(pfn) {
+                tracing::info!(%pfn, %state, by, "not bad any more, but out of use until the next boot");
+            }
+        }
         let booted = boot_time();
-        let (answers, gap) = self.take_out(&pages, booted, memory);
+        let (answers, gap) = self.take_out(&pages, booted);
         if answers.iter().any(|answer| answer.attempts == 0 && is_busy(&answer.outcome)) {
             tracing::warn!("stopped before every stored page was out of use");
             return None;
@@ -82,7 +89,8 @@ impl Pipeline {
             // What guests said is history after a boot; who has the page now is what counts.
             let excluded = matches!(answer.outcome, HostOutcome::Excluded { .. });
             let text = outcome::describe(&answer.outcome, &[]);
-            if in_use || (excluded || outcome::was_excluded(&page.outcome)) && page.outcome != text {
+            if in_use || (excluded || outcome::was_excluded(&page.outcome)) && page.outcome != text
+            {
                 page.outcome = text;
                 page.attempts = page.attempts.saturating_add(answer.attempts);
                 page.updated = wall_clock();
@@ -98,17 +106,12 @@ impl Pipeline {
 
     /// Looks where the pages are, and has the kernel give up those it has, the worst first. The
     /// answers are in the order of `pages`.
-    fn take_out(
-        &self,
-        pages: &[RetiredPage],
-        booted: Timestamp,
-        memory: &MemoryMap,
-    ) -> (Vec<Offlined>, Gap) {
+    fn take_out(&self, pages: &[RetiredPage], booted: Timestamp) -> (Vec<Offlined>, Gap) {
         let mut gap = Gap::default();
         let mut answers: Vec<Option<Offlined>> = pages
             .iter()
             .map(|page| {
-                let outcome = match memory.standing(page.pfn) {
+                let outcome = match self.machine.memory.standing(page.pfn) {
                     Standing::Excluded { by } => {
                         gap.excluded += 1;
                         HostOutcome::Excluded { by }

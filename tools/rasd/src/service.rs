@@ -69,7 +69,9 @@ impl Starting {
         let seconds = now.duration_since(self.started).as_secs_f64();
         if !progress.wait.is_zero() {
             let busy = pages - settled;
-            return format!("Offlining stored pages: {busy} of {pages} are busy and asked for again");
+            return format!(
+                "Offlining stored pages: {busy} of {pages} are busy and asked for again"
+            );
         }
         let rate = if seconds > 0.0 { asked as f64 / seconds } else { 0.0 };
         format!("Offlining stored pages: {settled} of {pages}, {rate:.0}/s")
@@ -83,7 +85,8 @@ mod tests {
     #[test]
     fn progress_is_told_now_and_then_and_every_wait() {
         let mut starting = Starting::default();
-        let progress = Progress { pages: 10, asked: 1, settled: 1, offlined: 1, ..Progress::default() };
+        let progress =
+            Progress { pages: 10, asked: 1, settled: 1, offlined: 1, ..Progress::default() };
         starting.tell(&progress);
         let told = starting.told;
         starting.tell(&progress);

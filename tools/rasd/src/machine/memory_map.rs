@@ -53,9 +53,7 @@ impl MemoryMap {
     /// Reads both views; `notes` gets why one is missing.
     #[must_use]
     pub fn read(sysfs: &Path, proc: &Path, notes: &mut Vec<String>) -> Self {
-        let mut keep = |view: Result<Vec<Region>, String>| {
-            view.map_err(|why| notes.push(why)).ok()
-        };
+        let mut keep = |view: Result<Vec<Region>, String>| view.map_err(|why| notes.push(why)).ok();
         Self {
             firmware: keep(firmware(&sysfs.join("firmware/memmap"))),
             kernel: keep(kernel(&proc.join("iomem"))),
@@ -65,9 +63,10 @@ impl MemoryMap {
     /// Where the page stands. The kernel's view counts; the firmware's says who took the page away.
     #[must_use]
     pub fn standing(&self, page: Pfn) -> Standing {
-        let of = |view: &'_ Option<Vec<Region>>| view.as_deref().map(|view| names(view, page));
-        let is_ram = |name: &Option<&str>| name.is_some_and(|name| name == SYSTEM_RAM);
-        let (firmware, kernel) = (of(&self.firmware), of(&self.kernel));
+        let name_in = |view| names(view, page);
+        let firmware = self.firmware.as_deref().map(name_in);
+        let kernel = self.kernel.as_deref().map(name_in);
+        let is_ram = |name: &Option<&str>| *name == Some(SYSTEM_RAM);
         let seen = match (&kernel, &firmware) {
             (Some(seen), _) | (None, Some(seen)) => seen,
             (None, None) => return Standing::Unknown,
@@ -85,7 +84,9 @@ impl MemoryMap {
                 let name = name.unwrap_or_else(|| "left out".into());
                 Standing::Excluded { by: format!("{name}, by the kernel's command line") }
             }
-            (_, Some(by)) => Standing::Excluded { by: format!("{}, by the firmware", by.to_lowercase()) },
+            (_, Some(by)) => {
+                Standing::Excluded { by: format!("{}, by the firmware", by.to_lowercase()) }
+            }
             // The kernel names devices, too, where the firmware has no entry.
             (_, None) if self.firmware.is_some() => Standing::NoMemory,
             (Some(name), None) => Standing::Excluded { by: name },
@@ -110,7 +111,11 @@ fn names(regions: &[Region], page: Pfn) -> Option<&str> {
     if region.start <= start && end <= region.end {
         return Some(&region.name);
     }
-    [region].into_iter().chain(touched).map(|region| region.name.as_str()).find(|n| *n != SYSTEM_RAM)
+    [region]
+        .into_iter()
+        .chain(touched)
+        .map(|region| region.name.as_str())
+        .find(|n| *n != SYSTEM_RAM)
 }
 
 /// The firmware's view.
@@ -121,15 +126,15 @@ fn firmware(dir: &Path) -> Result<Vec<Region>, String> {
     let mut regions = Vec::new();
     for entry in fs::read_dir(dir).map_err(|error| missing(&error))?.take(ENTRIES_MAX) {
         let entry = entry.map_err(|error| missing(&error))?.path();
-        let text = |name: &str| {
-            fs::read_to_string(entry.join(name)).map_err(|error| missing(&error))
-        };
+        let text =
+            |name: &str| fs::read_to_string(entry.join(name)).map_err(|error| missing(&error));
         let number = |name: &str| {
             let text = text(name)?;
             let digits = text.trim().trim_start_matches("0x");
             u64::from_str_radix(digits, 16).map_err(|error| missing(&error))
         };
-        let (start, end, name) = (number("start")?, number("end")?, text("type")?.trim().to_owned());
+        let (start, end, name) =
+            (number("start")?, number("end")?, text("type")?.trim().to_owned());
         regions.push(Region { start, end, name });
     }
     if regions.is_empty() {

@@ -106,7 +106,8 @@ mod tests {
     #[test]
     fn a_machine_that_says_nothing_is_no_obstacle() {
         let root = tempfile::tempdir().unwrap();
-        let paths = Paths { sysfs: root.path().into(), proc: root.path().into(), ..Paths::default() };
+        let paths =
+            Paths { sysfs: root.path().into(), proc: root.path().into(), ..Paths::default() };
         let machine = Machine::read(&paths);
         assert_eq!(machine.map, MachineMap::default());
         assert_eq!(machine.map.epoch(), None);
@@ -117,7 +118,8 @@ mod tests {
     #[test]
     fn a_machine_with_modules_is_read_below_its_root() {
         let root = tempfile::tempdir().unwrap();
-        let paths = Paths { sysfs: root.path().into(), proc: root.path().into(), ..Paths::default() };
+        let paths =
+            Paths { sysfs: root.path().into(), proc: root.path().into(), ..Paths::default() };
         let tables = root.path().join("firmware/dmi/tables");
         fs::create_dir_all(&tables).unwrap();
         fs::write(tables.join("DMI"), smbios::build::table()).unwrap();

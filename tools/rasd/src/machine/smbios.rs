@@ -250,10 +250,17 @@ pub(crate) mod build {
             u16::try_from(mib).ok().filter(|mib| *mib < 0x7fff).map_or((0x7fff, mib), |m| (m, 0));
         body[0x08..0x0a].copy_from_slice(&short.to_le_bytes());
         body[0x18..0x1c].copy_from_slice(&extended.to_le_bytes());
-        // Locator, bank locator, manufacturer, serial number, part number.
-        (body[0x0c], body[0x0d], body[0x13], body[0x14], body[0x16]) = (1, 2, 3, 4, 5);
+        // Locator, bank locator, manufacturer, serial number, part number. A string can't be empty:
+        // there is none then, and its number is 0.
+        let mut texts = Vec::new();
+        for (at, text) in [0x0c, 0x0d, 0x13, 0x14, 0x16].into_iter().zip(strings) {
+            if !text.is_empty() {
+                texts.push(text);
+                body[at] = u8::try_from(texts.len()).unwrap();
+            }
+        }
         body[0x17] = 2;
-        structure(17, handle, &body, &strings)
+        structure(17, handle, &body, &texts)
     }
 
     pub(crate) fn table() -> Vec<u8> {
@@ -269,13 +276,22 @@ pub(crate) mod build {
             structure(0, 0, &bios, &["Maker", "1.2", "01/02/2025"]),
             structure(16, 0x1000, &[3, 3, 6, 0, 0, 0, 0x80, 0, 0, 2, 0], &[]),
             structure(16, 0x1001, &[3, 5, 2, 0, 0, 0, 0x80, 0, 0, 1, 0], &[]),
-            module(0x1100, 16384, ["A1", "P0 CHANNEL A", "Samsung", "03A1B2C3", "M393A4K40DB3-CWE  "]),
+            module(
+                0x1100,
+                16384,
+                ["A1", "P0 CHANNEL A", "Samsung", "03A1B2C3", "M393A4K40DB3-CWE  "],
+            ),
             module(0x1101, 131_072, ["A2", "P0 CHANNEL A", "Samsung", "Unknown", "M386"]),
             module(0x1102, 0, ["B1", "P0 CHANNEL B", "NO DIMM", "NO DIMM", "NO DIMM"]),
             flash,
             structure(19, 0x1300, &[0, 0, 0, 0, 0xff, 0xff, 0x1f, 0, 0x00, 0x10, 2], &[]),
             structure(19, 0x1301, &above, &[]),
-            structure(20, 0x1400, &[0, 0, 0, 0, 0xff, 0xff, 0x0f, 0, 0, 0x11, 0, 0x13, 1, 2, 3], &[]),
+            structure(
+                20,
+                0x1400,
+                &[0, 0, 0, 0, 0xff, 0xff, 0x0f, 0, 0, 0x11, 0, 0x13, 1, 2, 3],
+                &[],
+            ),
             structure(127, 0xfeff, &[], &[]),
         ]
         .concat()
