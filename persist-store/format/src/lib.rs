@@ -13,6 +13,8 @@ extern crate alloc;
 pub mod entry;
 pub mod state;
 
+pub mod exclusion;
+
 pub mod layout;
 pub mod reading;
 
