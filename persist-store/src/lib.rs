@@ -12,6 +12,8 @@
 //! **Invariant:** nothing is applied to [`State`] before it is durable, and nothing is deleted but a
 //! journal whose successor is durable. Absent: policy, clocks in the format, a second writer.
 
+pub mod boot;
+
 mod backend;
 mod error;
 mod fresh;
@@ -25,6 +27,7 @@ mod tests;
 
 pub use error::StoreError;
 pub use list::{Capacity, FileList, MemoryList, PageList};
+pub use ras_store_format::exclusion;
 pub use ras_store_format::{
     AuditEvent, AuditKind, Damage, Entry, Fault, Observations, State, UnknownRecord,
 };

@@ -50,7 +50,8 @@ impl Badness {
     /// Added where the running kernel could not give the page up: only firmware can.
     pub const STUCK: u8 = 16;
 
-    /// What a page of the store's list is worth.
+    /// What a page of the store's list is worth. Suspended entries keep no page from use: they are the
+    /// caller's to leave out.
     #[must_use]
     pub const fn of(page: &RetiredPage) -> Self {
         let Self(badness) = match page.reason {
@@ -60,7 +61,11 @@ impl Badness {
         };
         match page.state {
             RetireState::Failed => Self(badness.saturating_add(Self::STUCK)),
-            RetireState::Pending | RetireState::Retired => Self(badness),
+            RetireState::Pending
+            | RetireState::Retired
+            | RetireState::Probation
+            | RetireState::Expired
+            | RetireState::Stale => Self(badness),
         }
     }
 }
