@@ -25,6 +25,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use backend::efivarfs;
 pub use error::StoreError;
 pub use list::{Capacity, FileList, MemoryList, PageList};
 pub use ras_store_format::exclusion;

@@ -8,7 +8,7 @@
 //!  STATUS cc0004800001009f MCGSTATUS 0                    MISC 0x00080000
 //!  CPUID Vendor Intel Family 6 Model 26 Step 5
 //! ```
-//! The registers are decoded anew; what mcelog made of them is not looked at.
+//! The registers are decoded anew; of what mcelog made of them, only the words that tell the maker are looked at.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -32,6 +32,10 @@ const PROBLEMS_MAX: usize = 8;
 /// mcelog's number for an event that has no bank: the processor's own heat.
 const THERMAL_BANK: u8 = 128;
 
+/// What only mcelog's decoders of Intel's processors print (`p4.c`). Events without a `CPUID` line, as old
+/// versions wrote them, name their maker in no other way.
+const INTEL: &[u8] = b"MCA: ";
+
 /// Decodes mcelog's text line by line.
 #[derive(Debug, Default)]
 pub struct Mcelog {
@@ -49,6 +53,8 @@ struct Event {
     has_bank: bool,
     has_status: bool,
     ip_inexact: bool,
+    /// [`INTEL`] was among mcelog's words.
+    intel: bool,
     problems: Vec<Problem>,
     lines: u32,
 }
@@ -139,7 +145,10 @@ impl Event {
             let (key, after) = word(rest);
             match self.pair(key, after) {
                 Pair::Taken(after) => rest = after.trim_ascii_start(),
-                Pair::Other => return,
+                Pair::Other => {
+                    self.intel |= text.starts_with(INTEL);
+                    return;
+                }
                 Pair::Wrong => {
                     if self.problems.len() < PROBLEMS_MAX {
                         let detail = format!(
@@ -277,6 +286,9 @@ impl Event {
         };
         if !self.has_bank {
             lack("bank");
+        }
+        if self.intel && self.registers.vendor == CpuVendor::default() {
+            self.registers.vendor = CpuVendor::Intel;
         }
         let mut record = if self.has_status {
             let context = Context { time: self.context.time.or(self.stamp.time), ..self.context };

@@ -7,11 +7,14 @@ pub mod kernel_log;
 
 pub mod mcelog;
 
+mod rasdaemon;
+
 pub mod edac_sysfs;
 
 pub mod bgl;
 
 pub(crate) mod edac_detail;
+mod retry_log;
 
 mod bytes;
 

@@ -3,6 +3,7 @@
 use std::io;
 
 mod directory;
+pub mod efivarfs;
 #[cfg(test)]
 pub(crate) mod simulated;
 

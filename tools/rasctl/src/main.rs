@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod build;
 mod decode;
 mod findings;
@@ -72,6 +73,7 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Decode(decode) => return decode::run(decode, json, out),
         Command::Analyze(analyze) => return findings::analyze(analyze, json, out),
         Command::Report(report) => return findings::report(report, out),
+        Command::Translate(translate) => return addresses::run(translate, json, out),
         Command::Formats => return decode::formats(json, out),
         Command::Inject(Inject::Build(build)) => return build::run(build, out),
         Command::Completions { shell } => return help::completions(*shell, out),
@@ -114,6 +116,7 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
         | Command::Analyze(_)
         | Command::Report(_)
         | Command::Formats
+        | Command::Translate(_)
         | Command::Inject(_)
         | Command::Completions { .. }
         | Command::Man { .. }

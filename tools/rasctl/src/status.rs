@@ -1,5 +1,6 @@
 //! `rasctl status` and `rasctl health`.
 
+use std::fmt::Write as _;
 use std::io::Write;
 
 use persist_store::{Recovery, State};
@@ -174,13 +175,13 @@ fn store(
 
 fn page_counts(counts: PageCounts) -> String {
     let PageCounts { pending, retired, failed, probation, expired, stale } = counts;
-    let mut line = format!("{retired} retired, {pending} pending, {failed} failed");
+    let mut text = format!("{retired} retired, {pending} pending, {failed} failed");
     for (count, state) in [(probation, "on probation"), (expired, "expired"), (stale, "stale")] {
         if count > 0 {
-            line += &format!(", {count} {state}");
+            let _ = write!(text, ", {count} {state}");
         }
     }
-    line
+    text
 }
 
 fn evacuation(evacuation: &Evacuation) -> String {

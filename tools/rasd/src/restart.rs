@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 use ras_core::{
-    Fault, FaultMode, HostOutcome, OfflineMode, Pfn, PfnRange, RetireReason, RetireState,
+    ErrorSource, Fault, FaultMode, HostOutcome, OfflineMode, Pfn, PfnRange, RetireReason, RetireState,
     RetiredPage, Timestamp,
 };
 use rasd_api::Gap;
@@ -160,11 +160,13 @@ impl Pipeline {
         for Unfinished { page, answer } in unfinished {
             tracing::info!(pfn = %page.pfn, state = %page.state, "taking up the walk of a page");
             let pages = PfnRange::single(page.pfn);
+            let previous_boot = page.source == ErrorSource::Bert;
             let fault = Fault {
                 mode: FaultMode::Pages(pages),
                 severity: page.severity,
                 source: page.source,
                 time: page.since,
+                previous_boot,
                 location: page.location,
                 reason: page.diagnosis,
                 // Its evacuation, if one was decided, is stored by itself.
@@ -198,11 +200,8 @@ fn badness(page: &RetiredPage) -> impl Ord + use<> {
 /// How a stored page is offlined again. Lost data is gone for good only on the boot that lost it:
 /// whatever lies in the page after a reboot is healthy so far, so it is moved away, not thrown away.
 fn how(page: &RetiredPage, booted: Timestamp) -> OfflineMode {
-    if page.reason == RetireReason::Uncorrected && page.updated >= booted {
-        OfflineMode::Hard
-    } else {
-        OfflineMode::Soft
-    }
+    let lost = page.reason == RetireReason::Uncorrected && page.source != ErrorSource::Bert;
+    if lost && page.updated >= booted { OfflineMode::Hard } else { OfflineMode::Soft }
 }
 
 fn since_boot() -> Duration {

@@ -6,6 +6,8 @@
 //!                      |-- apei                 firmware's records -> cper
 //!                      |-- edac, aer, memory_failure, other
 //! ```
+//! What mcelog and rasdaemon wrote to the same log is handed to their own decoders.
+//!
 //! An error takes several lines, those of several processors may be mixed, and some may be missing:
 //! whatever is there becomes a record, and what is missing a [`Problem`](ras_core::Problem).
 //! Nothing that a log does not say is made up: a stamp that counts from the kernel's start gives no
@@ -35,6 +37,7 @@ use self::other::Other;
 pub(crate) use self::prefix::Stamp;
 use super::bytes::{self, decimal};
 use super::mcelog::{self, Mcelog};
+use super::rasdaemon::{self, Rasdaemon};
 use super::{Found, LineDecoder};
 use crate::trace;
 
@@ -71,6 +74,8 @@ pub struct KernelLog {
     other: Other,
     /// What mcelog wrote between the kernel's lines.
     mcelog: Mcelog,
+    /// What rasdaemon wrote there.
+    rasdaemon: Rasdaemon,
     /// A line that was broken in two, as mail programs do, and waits for its other half.
     broken: Option<Broken>,
 }
@@ -142,6 +147,14 @@ impl KernelLog {
             self.mcelog.text(prefix.text, stamp, offset, found);
             return;
         }
+        let tagged = prefix.program == Some(b"rasdaemon");
+        if tagged || !prefix.any && self.rasdaemon.may_take(prefix.text) {
+            let (text, number) = (prefix.text, self.number);
+            let line = rasdaemon::Line { text, offset, number, stamp, tagged };
+            if self.rasdaemon.line(&line, &self.options, found) {
+                return;
+            }
+        }
         if is_broken(prefix.text) {
             let text = prefix.text.to_vec();
             self.broken = Some(Broken { text, offset, stamp, caller: prefix.caller });
@@ -176,6 +189,7 @@ impl KernelLog {
         self.aer.expire(number, found);
         self.failures.expire(number, found);
         self.other.expire(number, found.len() > before, found);
+        self.rasdaemon.expire(number, &self.options, found);
     }
 
     /// Whether somebody understood the line.
@@ -238,6 +252,7 @@ impl LineDecoder for KernelLog {
         self.failures.finish(found);
         self.other.finish(found);
         self.mcelog.finish(found);
+        self.rasdaemon.finish(&self.options, found);
     }
 }
 

@@ -50,8 +50,7 @@ impl Badness {
     /// Added where the running kernel could not give the page up: only firmware can.
     pub const STUCK: u8 = 16;
 
-    /// What a page of the store's list is worth. Suspended entries keep no page from use: they are the
-    /// caller's to leave out.
+    /// What a page of the store's list is worth.
     #[must_use]
     pub const fn of(page: &RetiredPage) -> Self {
         let Self(badness) = match page.reason {
@@ -61,6 +60,7 @@ impl Badness {
         };
         match page.state {
             RetireState::Failed => Self(badness.saturating_add(Self::STUCK)),
+            // Suspended entries keep no page out of use; whoever makes a list leaves them out.
             RetireState::Pending
             | RetireState::Retired
             | RetireState::Probation

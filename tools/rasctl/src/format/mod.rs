@@ -10,6 +10,7 @@ mod hex;
 mod journal;
 mod lines;
 mod mca_json;
+mod struct_mce;
 mod whole;
 
 use std::path::Path;
@@ -200,6 +201,14 @@ pub const FORMATS: &[Format] = &[
         about: "another format as hexadecimal digits, hexdump -C, xxd or base64",
         detect: Detect::Text(hex::is_hex),
         reader: Reader::Stream(hex::read),
+    },
+    // No signature, but enough that has to be so.
+    Format {
+        name: "struct-mce",
+        aliases: &["dev-mcelog"],
+        about: "Linux' struct mce, one after the other: /dev/mcelog, mce-inject",
+        detect: Detect::Bytes(struct_mce::is_struct_mce),
+        reader: Reader::OneSource(struct_mce::read),
     },
     // No signature: any five small numbers would do, so everything else is asked before.
     Format {

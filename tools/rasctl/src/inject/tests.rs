@@ -49,6 +49,7 @@ fn every_example_can_be_built_and_the_decoder_knows_it() {
             Form::StatusBlock => "status-block",
             Form::Capture => "capture",
             Form::KernelLog => "kernel-log",
+            Form::StructMce => "struct-mce",
             _ => continue,
         };
         assert_eq!(decoded(bytes, form).len(), 1, "{name}");

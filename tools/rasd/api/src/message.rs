@@ -212,7 +212,7 @@ pub struct Counts {
     pub counted: u64,
     /// Errors on pages that were already retired.
     pub already_retired: u64,
-    /// Records that call for nothing.
+    /// Records that call for nothing, simulated errors among them.
     pub noted: u64,
     /// Faults diagnosed.
     pub faults: u64,
