@@ -19,6 +19,7 @@ mod error;
 mod fresh;
 mod journal;
 mod list;
+mod reconcile;
 mod recovery;
 mod store;
 
@@ -30,7 +31,9 @@ pub use error::StoreError;
 pub use list::{Capacity, FileList, MemoryList, PageList};
 pub use ras_store_format::exclusion;
 pub use ras_store_format::{
-    AuditEvent, AuditKind, Damage, Entry, Fault, Observations, State, UnknownRecord,
+    AuditEvent, AuditKind, Change, ChangeKind, Damage, Entry, Fault, Observations, State,
+    Suspended, UnknownRecord,
 };
+pub use reconcile::{Present, Repair, Translate, reconcile};
 pub use recovery::Recovery;
 pub use store::{Store, read};

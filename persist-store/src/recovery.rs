@@ -141,6 +141,7 @@ pub(crate) fn open<B: Backend>(
                 generation: generation_max.saturating_add(1).max(now.0),
                 geometry: limits.geometry,
             };
+            state.forget_unused_dimms();
             let image = Image::of(fresh, &state, dir)?;
             image.write(&mut backend, dir)?;
             image.install(&mut backend, dir)?;
@@ -155,7 +156,11 @@ pub(crate) fn open<B: Backend>(
             warn!(dir = %dir.display(), %error, "cannot create the store's witness");
         }
     }
-    Ok((Journal::new(backend, dir, limits, (header, end, capacity), state), recovery))
+    let mut journal = Journal::new(backend, dir, limits, (header, end, capacity), state);
+    if header.minor < VERSION.1 {
+        journal.upgrade()?;
+    }
+    Ok((journal, recovery))
 }
 
 /// The store's files as they were found.
@@ -233,16 +238,12 @@ impl Files {
                     break;
                 };
                 recovery.records += 1;
-                match record {
-                    Record::Known(entry) => examined.state.apply(entry),
-                    Record::Unknown(unknown) => {
-                        recovery.unknown_records += 1;
-                        examined.state.unknown.push(unknown);
-                    }
-                }
+                recovery.unknown_records += u64::from(matches!(record, Record::Unknown(_)));
+                examined.state.read(record);
                 records = rest;
             }
         }
+        examined.state.settle();
         examined.header = reading.header;
         examined.generation_max = reading.generation_max;
         examined.repairs = reading.repairs;

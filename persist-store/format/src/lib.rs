@@ -11,6 +11,7 @@
 extern crate alloc;
 
 pub mod entry;
+pub mod origin;
 pub mod state;
 
 pub mod exclusion;
@@ -22,7 +23,10 @@ mod crc;
 mod wire;
 
 pub use crc::crc32c;
-pub use entry::{Damage, EncodeError, Entry, Record, UnknownRecord};
+pub use entry::{
+    Change, ChangeKind, Damage, EncodeError, Encoder, Entry, Record, UnknownRecord,
+};
 pub use layout::{BLOCK_SIZE, Geometry, Header, Witness};
+pub use origin::Origin;
 pub use reading::{Fault, Reading, UnsupportedVersion};
-pub use state::{AuditEvent, AuditKind, Observations, State};
+pub use state::{AuditEvent, AuditKind, Observations, State, Suspended};
