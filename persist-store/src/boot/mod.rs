@@ -24,6 +24,7 @@ use ras_store_format::exclusion::{
     choose, place, plan,
 };
 
+use crate::efivarfs;
 use files::Files;
 use variables::Variables;
 
@@ -75,7 +76,7 @@ pub enum Written {
         bytes: usize,
         /// Pages that found no room and are left to the running kernel.
         left_over_pages: u64,
-        /// Why a better place was not used.
+        /// What did not go well: why a better place was not used, or that there is one copy only.
         note: Option<String>,
     },
 }
@@ -109,6 +110,12 @@ pub enum BootError {
         #[source]
         source: io::Error,
     },
+    /// Firmware took it, and does not give it back as it was.
+    #[error("the list was written to {place}, and is not there")]
+    Lost {
+        /// Where.
+        place: String,
+    },
     /// A range has frames no entry can hold.
     #[error("the list can't be encoded")]
     Encode(#[from] ras_store_format::exclusion::ListTooLong),
@@ -119,7 +126,7 @@ pub enum BootError {
 
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::StorageFull => {
+        _ if efivarfs::is_full(error) => {
             ": no room; firmware gives space of deleted variables back at the next reboot"
         }
         io::ErrorKind::PermissionDenied => {
@@ -145,15 +152,13 @@ const PLACES: [(Kind, &str); 4] = [
 ];
 
 impl BootList {
-    /// The places of the system below `root`: efivarfs where Linux has it; the partition at `esp`, or
-    /// where it usually is mounted.
+    /// The places of a system: its efivarfs, and its EFI system partition ([`find_esp`]). What is not a
+    /// directory is not there.
     #[must_use]
-    pub fn below(root: &Path, esp: Option<&Path>) -> Self {
-        let variables = root.join("sys/firmware/efi/efivars");
-        let esp = esp.map(|esp| root.join(esp.strip_prefix("/").unwrap_or(esp)));
+    pub fn new(efivars: &Path, esp: Option<&Path>) -> Self {
         Self {
-            variables: variables.is_dir().then(|| Box::new(Variables::new(&variables)) as _),
-            files: esp.or_else(|| find_esp(root)).map(|esp| Box::new(Files::new(&esp)) as _),
+            variables: efivars.is_dir().then(|| Box::new(Variables::new(efivars)) as _),
+            files: esp.filter(|esp| esp.is_dir()).map(|esp| Box::new(Files::new(esp)) as _),
         }
     }
 
@@ -209,7 +214,7 @@ impl BootList {
         list.generation = newest.saturating_add(1);
         match self.store(kind, &copies, &choice, &list) {
             Err(error) if kind == Kind::Variable && self.files.is_some() => {
-                let note = Some(format!("{}: {}", error, source_of(&error)));
+                let note = Some(chain(&error));
                 let stored = self.store(Kind::File, &copies, &choice, &list)?;
                 Ok(match stored {
                     Written::Stored { place, ranges, bytes, left_over_pages, .. } => {
@@ -230,12 +235,7 @@ impl BootList {
         for (kind, name) in PLACES {
             let place = self.describe(kind);
             let Some(medium) = self.medium_mut(kind) else { continue };
-            let there = medium.read(name).map_err(io_error("read", &place))?;
-            // What a failed write left behind reads as nothing, and goes with the rest.
-            match medium.remove(name) {
-                Err(error) if there.is_some() => return Err(io_error("remove", &place)(error)),
-                _ => {}
-            }
+            medium.remove(name).map_err(io_error("remove", &place))?;
         }
         Ok(())
     }
@@ -285,19 +285,24 @@ impl BootList {
             .filter(|&at| PLACES.get(at).is_some_and(|(of, _)| *of == kind))
             .collect();
         order.sort_by_key(|&at| (chosen == Some(at), is_sound(at), generation(at)));
+        let mut note = None;
         for (nth, at) in order.into_iter().enumerate() {
             // Variables wear out: a sound second copy stays as it is, one change behind.
             if nth > 0 && kind == Kind::Variable && is_sound(at) {
                 break;
             }
-            self.put(at, &bytes)?;
+            match self.put(at, &bytes) {
+                // The first one is in force already.
+                Err(error) if nth > 0 => note = Some(chain(&error)),
+                put => put?,
+            }
         }
         Ok(Written::Stored {
             place: self.describe(kind),
             ranges: list.ranges.len(),
             bytes: bytes.len(),
             left_over_pages: list.left_over.pages,
-            note: None,
+            note,
         })
     }
 
@@ -324,7 +329,13 @@ impl BootList {
         let Some(&(kind, name)) = PLACES.get(at) else { return Ok(()) };
         let place = self.describe(kind);
         let medium = self.medium_mut(kind).ok_or(BootError::NoPlace)?;
-        medium.replace(name, bytes).map_err(io_error("write", &place))
+        medium.replace(name, bytes).map_err(io_error("write", &place))?;
+        // There is firmware that says yes and does nothing.
+        match medium.read(name) {
+            Ok(Some(there)) if there == bytes => Ok(()),
+            Ok(_) => Err(BootError::Lost { place }),
+            Err(error) => Err(io_error("read back", &place)(error)),
+        }
     }
 
     fn medium(&self, kind: Kind) -> Option<&dyn Medium> {
@@ -350,8 +361,10 @@ fn io_error(step: &'static str, place: &str) -> impl FnOnce(io::Error) -> BootEr
     move |source| BootError::Io { step, place: place.into(), source }
 }
 
-fn source_of(error: &BootError) -> String {
-    std::error::Error::source(error).map_or_else(String::new, ToString::to_string)
+/// An error with what caused it, in one line.
+fn chain(error: &BootError) -> String {
+    let source = std::error::Error::source(error).map(ToString::to_string);
+    source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 /// The list as firmware gets it, and one copy of it. Beyond `entries_max` entries it is planned down to
@@ -394,8 +407,10 @@ pub fn ranges_of<'a>(pages: impl IntoIterator<Item = &'a RetiredPage>) -> Vec<Ba
     singles
 }
 
-/// Where an EFI system partition is mounted, by custom: the Boot Loader Specification, Debian, Fedora.
-fn find_esp(root: &Path) -> Option<PathBuf> {
+/// Where the EFI system partition is mounted below `root`, by custom: the Boot Loader Specification,
+/// Debian, Fedora.
+#[must_use]
+pub fn find_esp(root: &Path) -> Option<PathBuf> {
     ["efi", "boot/efi", "boot"]
         .iter()
         .map(|path| root.join(path))

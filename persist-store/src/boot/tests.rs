@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use ras_core::{
@@ -12,21 +11,20 @@ use ras_core::{
 use ras_store_format::exclusion::{BadRange, Badness, Limits, List};
 use tempfile::TempDir;
 
-use super::variables::{VariableFiles, Variables};
 use super::*;
 
-/// efivarfs over a flash chip: what is overwritten or deleted takes room until the next boot.
+/// Variables in a flash chip: what is overwritten takes room until the next boot.
 #[derive(Clone, Default)]
 struct Flash(Arc<Mutex<Chip>>);
 
 #[derive(Default)]
 struct Chip {
-    files: BTreeMap<PathBuf, (Vec<u8>, bool)>,
+    variables: BTreeMap<String, Vec<u8>>,
     room: usize,
-    /// Calls that change something, so far; the one at `fails_at` and all later ones fail.
+    /// Changes so far. The one at `fails_at` and all later ones fail, and it leaves half a value.
     changes: u32,
     fails_at: Option<u32>,
-    may_clear: bool,
+    refuses: Option<io::ErrorKind>,
     /// Says yes to writes, and keeps the old content.
     lies: bool,
 }
@@ -34,7 +32,7 @@ struct Chip {
 impl Flash {
     fn with_room(room: usize) -> Self {
         let flash = Self::default();
-        flash.chip(|chip| (chip.room, chip.may_clear) = (room, true));
+        flash.chip(|chip| chip.room = room);
         flash
     }
 
@@ -42,79 +40,54 @@ impl Flash {
         look(&mut self.0.lock().unwrap())
     }
 
-    /// The kernel guards what it does not know; what is empty is no variable; nothing fails any more.
+    /// Nothing fails any more.
     fn reboot(&self) {
-        self.chip(|chip| {
-            chip.files.retain(|_, (bytes, _)| !bytes.is_empty());
-            chip.files.values_mut().for_each(|(_, immutable)| *immutable = true);
-            (chip.changes, chip.fails_at) = (0, None);
-        });
-    }
-
-    fn medium(&self) -> Box<dyn Medium> {
-        Box::new(Variables::over(Path::new("/efivars"), self.clone()))
+        self.chip(|chip| (chip.changes, chip.fails_at) = (0, None));
     }
 
     fn value(&self, name: &str) -> Option<Vec<u8>> {
-        self.medium().read(name).unwrap()
-    }
-
-    fn changed(chip: &mut Chip) -> io::Result<()> {
-        chip.changes += 1;
-        if chip.fails_at.is_some_and(|at| chip.changes >= at) {
-            return Err(io::ErrorKind::Other.into());
-        }
-        Ok(())
+        self.read(name).unwrap()
     }
 }
 
-impl VariableFiles for Flash {
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let file = self.chip(|chip| chip.files.get(path).map(|(bytes, _)| bytes.clone()));
-        file.ok_or(io::ErrorKind::NotFound.into())
+impl Medium for Flash {
+    fn describe(&self) -> String {
+        "EFI variables".into()
     }
 
-    fn write(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.chip(|chip| chip.variables.get(name).cloned()))
+    }
+
+    fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.chip(|chip| {
-            let file = chip.files.entry(path.into()).or_default();
-            if file.1 {
-                return Err(io::ErrorKind::PermissionDenied.into());
+            chip.changes += 1;
+            if let Some(kind) = chip.refuses {
+                return Err(kind.into());
             }
-            Self::changed(chip)?;
+            match chip.fails_at {
+                // The worst firmware: power goes, and there is neither the old value nor the new one.
+                Some(at) if at == chip.changes => {
+                    chip.variables.insert(name.into(), bytes[..bytes.len() / 2].into());
+                    return Err(io::ErrorKind::Other.into());
+                }
+                Some(at) if at < chip.changes => return Err(io::ErrorKind::Other.into()),
+                _ => {}
+            }
             chip.room = chip.room.checked_sub(bytes.len()).ok_or(io::ErrorKind::StorageFull)?;
             if !chip.lies {
-                chip.files.entry(path.into()).or_default().0 = bytes.into();
+                chip.variables.insert(name.into(), bytes.into());
             }
             Ok(())
         })
     }
 
-    fn remove(&mut self, path: &Path) -> io::Result<()> {
+    fn remove(&mut self, name: &str) -> io::Result<()> {
         self.chip(|chip| {
-            match chip.files.get(path) {
-                None => return Err(io::ErrorKind::NotFound.into()),
-                Some((_, true)) => return Err(io::ErrorKind::PermissionDenied.into()),
-                Some(_) => {}
+            if let Some(kind) = chip.refuses {
+                return Err(kind.into());
             }
-            Self::changed(chip)?;
-            chip.files.remove(path);
-            Ok(())
-        })
-    }
-
-    fn is_immutable(&self, path: &Path) -> io::Result<Option<bool>> {
-        let flag = self.chip(|chip| chip.files.get(path).map(|(_, immutable)| *immutable));
-        flag.map(Some).ok_or(io::ErrorKind::NotFound.into())
-    }
-
-    fn set_immutable(&mut self, path: &Path, immutable: bool) -> io::Result<()> {
-        self.chip(|chip| {
-            if !chip.may_clear {
-                return Err(io::ErrorKind::PermissionDenied.into());
-            }
-            Self::changed(chip)?;
-            let file = chip.files.get_mut(path).ok_or(io::ErrorKind::NotFound)?;
-            file.1 = immutable;
+            chip.variables.remove(name);
             Ok(())
         })
     }
@@ -129,12 +102,12 @@ fn wanted(pfns: impl IntoIterator<Item = u64>) -> Wanted {
 }
 
 fn over(flash: &Flash) -> BootList {
-    BootList { variables: Some(flash.medium()), files: None }
+    BootList { variables: Some(Box::new(flash.clone())), files: None }
 }
 
 fn with_esp(flash: &Flash, dir: &TempDir) -> BootList {
     let files = Some(Box::new(Files::new(dir.path())) as Box<dyn Medium>);
-    BootList { variables: Some(flash.medium()), files }
+    BootList { variables: Some(Box::new(flash.clone())), files }
 }
 
 fn listed(boot: &BootList) -> Option<Vec<u64>> {
@@ -159,13 +132,9 @@ fn a_list_is_written_once_per_change_and_always_there_twice() {
     flash.reboot();
     let room = flash.chip(|chip| chip.room);
     boot.write(&wanted([5, 9, 11])).unwrap();
-    assert_eq!(room - flash.chip(|chip| chip.room), 4 + 64 + 3 * 8, "one copy is enough");
+    assert_eq!(room - flash.chip(|chip| chip.room), 64 + 3 * 8, "one copy is enough");
     let generation = |name| List::decode(&flash.value(name).unwrap()).unwrap().generation;
     assert_eq!((generation(a), generation(b)), (1, 2), "the driver takes the newer one");
-    assert!(
-        flash.chip(|chip| chip.files.values().all(|(_, immutable)| *immutable)),
-        "guarded again"
-    );
     boot.write(&wanted([5])).unwrap();
     assert_eq!((generation(a), generation(b)), (3, 2), "in turns");
     assert_eq!(listed(&boot), Some(vec![5]));
@@ -182,41 +151,43 @@ fn a_list_is_written_once_per_change_and_always_there_twice() {
     boot.remove().unwrap();
 }
 
-/// The call at every number fails, and all after it, as when the power goes: one sound copy is there,
-/// the old list or the new one, and the next write brings everything in order.
+/// The power goes in each of the writes: one sound copy is there, of the old list or of the new one, and
+/// the next write brings everything in order.
 #[test]
 fn wherever_it_stops_a_sound_list_is_there() {
-    let mut stopped = 0;
-    for fails_at in 1.. {
-        let flash = Flash::with_room(100_000);
-        over(&flash).write(&wanted([1])).unwrap();
-        over(&flash).write(&wanted([1, 2])).unwrap();
-        flash.reboot();
-        flash.chip(|chip| chip.fails_at = Some(fails_at));
-        let result = over(&flash).write(&wanted([1, 2, 3]));
-        flash.reboot();
-        let found = listed(&over(&flash)).unwrap();
-        let whole = found == [1, 2, 3];
-        assert!(whole || found == [1, 2], "{fails_at}: {found:?}");
-        assert!(whole || result.is_err(), "{fails_at}: said to be there, and is not");
-        over(&flash).write(&wanted([1, 2, 3])).unwrap();
-        assert_eq!(listed(&over(&flash)), Some(vec![1, 2, 3]));
-        if result.is_ok() && flash.chip(|chip| chip.fails_at.is_none()) && whole && stopped > 0 {
-            break;
+    for damaged in [false, true] {
+        let mut stopped = 0;
+        for fails_at in 1..=2 {
+            let flash = Flash::with_room(100_000);
+            over(&flash).write(&wanted([1])).unwrap();
+            over(&flash).write(&wanted([1, 2])).unwrap();
+            let [a, b] = place::LIST_VARIABLES;
+            if damaged {
+                flash.chip(|chip| chip.variables.get_mut(b).unwrap().truncate(70));
+            }
+            let before = listed(&over(&flash)).unwrap();
+            flash.reboot();
+            flash.chip(|chip| chip.fails_at = Some(fails_at));
+            let result = over(&flash).write(&wanted([1, 2, 3]));
+            flash.reboot();
+            let found = listed(&over(&flash)).unwrap();
+            assert!(found == [1, 2, 3] || found == before, "{fails_at}: {found:?}");
+            assert!(found == [1, 2, 3] || result.is_err(), "{fails_at}: said to be there");
+            stopped += u32::from(result.is_err());
+            over(&flash).write(&wanted([1, 2, 3])).unwrap();
+            assert_eq!(listed(&over(&flash)), Some(vec![1, 2, 3]));
+            assert!([a, b].iter().all(|name| List::decode(&flash.value(name).unwrap()).is_ok()));
         }
-        stopped += u32::from(result.is_err());
-        assert!(fails_at < 50);
+        assert_eq!(stopped, 1, "a change is one write");
     }
-    assert!(stopped >= 2, "clearing the flag, writing");
 }
 
 #[test]
-fn a_full_chip_is_explained_and_leaves_nothing_empty_behind() {
-    let flash = Flash::with_room(80);
+fn a_full_chip_is_explained_and_the_file_takes_over() {
+    let flash = Flash::with_room(79);
     let error = over(&flash).write(&wanted([1, 2])).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("EFI variables") && text.contains("at the next reboot"), "{text}");
-    assert!(flash.chip(|chip| chip.files.is_empty()), "a failed creation leaves an empty file");
 
     // The file takes over, and is the list.
     let dir = TempDir::new().unwrap();
@@ -227,11 +198,10 @@ fn a_full_chip_is_explained_and_leaves_nothing_empty_behind() {
 }
 
 #[test]
-fn an_immutable_variable_that_may_not_be_changed_says_what_it_takes() {
+fn a_variable_that_may_not_be_changed_says_what_it_takes() {
     let flash = Flash::with_room(100_000);
     over(&flash).write(&wanted([1])).unwrap();
-    flash.reboot();
-    flash.chip(|chip| chip.may_clear = false);
+    flash.chip(|chip| chip.refuses = Some(io::ErrorKind::PermissionDenied));
     let error = over(&flash).write(&wanted([1, 2])).unwrap_err();
     assert!(error.to_string().contains("CAP_LINUX_IMMUTABLE"), "{error}");
     assert_eq!(listed(&over(&flash)), Some(vec![1]));
@@ -245,7 +215,7 @@ fn firmware_that_says_yes_and_does_nothing_is_found_out() {
     flash.reboot();
     flash.chip(|chip| chip.lies = true);
     let error = over(&flash).write(&wanted([1, 2])).unwrap_err();
-    assert!(source_of(&error).contains("does not give it back"), "{error}");
+    assert!(matches!(error, BootError::Lost { .. }), "{error}");
 }
 
 #[test]
@@ -288,14 +258,7 @@ fn damaged_copies_are_mended_and_newer_ones_left_alone() {
     let mut boot = over(&flash);
     boot.write(&wanted([1])).unwrap();
     let spoil = |name: &str, at: usize, byte: u8| {
-        flash.chip(|chip| {
-            let (_, (bytes, _)) = chip
-                .files
-                .iter_mut()
-                .find(|(path, _)| path.display().to_string().contains(name))
-                .unwrap();
-            bytes[at + 4] = byte;
-        });
+        flash.chip(|chip| chip.variables.get_mut(name).unwrap()[at] = byte);
     };
     let [a, b] = place::LIST_VARIABLES;
     spoil(a, 70, 0xaa);
@@ -323,18 +286,20 @@ fn damaged_copies_are_mended_and_newer_ones_left_alone() {
 #[test]
 fn real_directories_work_the_same() {
     let root = TempDir::new().unwrap();
-    let mut none = BootList::below(root.path(), None);
-    assert!(matches!(none.write(&wanted([1])), Err(BootError::NoPlace)));
     let efivars = root.path().join("sys/firmware/efi/efivars");
+    let find = || BootList::new(&efivars, find_esp(root.path()).as_deref());
+    assert!(matches!(find().write(&wanted([1])), Err(BootError::NoPlace)));
     std::fs::create_dir_all(&efivars).unwrap();
     std::fs::create_dir_all(root.path().join("boot/efi/EFI")).unwrap();
-    let mut boot = BootList::below(root.path(), None);
+    let mut boot = find();
+    // Of one length each: an ordinary file keeps what a shorter write does not cover.
     boot.write(&wanted([1, 2, 3])).unwrap();
-    boot.write(&wanted([1])).unwrap();
-    assert_eq!(listed(&BootList::below(root.path(), None)), Some(vec![1]), "a shorter one, too");
+    boot.write(&wanted([1, 2, 9])).unwrap();
+    assert_eq!(listed(&find()), Some(vec![1, 2, 9]));
     let name = format!("{}-{}", place::LIST_VARIABLES[0], place::VENDOR);
     let file = std::fs::read(efivars.join(name)).unwrap();
     assert_eq!(file[..4], [7, 0, 0, 0], "attributes");
+
     assert_eq!(boot.outcome().unwrap(), None);
     let outcome = efivars.join(format!("{}-{}", place::OUTCOME_VARIABLE, place::VENDOR));
     std::fs::write(&outcome, [&[6, 0, 0, 0][..], &Outcome::default().encode()].concat()).unwrap();
@@ -345,10 +310,12 @@ fn real_directories_work_the_same() {
     boot.write(&wanted((0..5000).map(|n| n * 2))).unwrap();
     let esp = root.path().join("boot/efi/EFI/rampart");
     assert!(place::LIST_FILES.iter().all(|name| esp.join(name).exists()));
+    // What a refused creation leaves in efivarfs is no list, and no obstacle.
+    let left = efivars.join(format!("{}-{}", place::LIST_VARIABLES[1], place::VENDOR));
+    std::fs::write(left, "").unwrap();
+    assert_eq!(listed(&find()).map(|pages| pages.len()), Some(5000));
     boot.remove().unwrap();
     assert!(!boot.is_installed());
-    let elsewhere = BootList::below(root.path(), Some(Path::new("/mnt/esp")));
-    assert!(elsewhere.describe(Kind::File).ends_with("mnt/esp/EFI/rampart"));
 }
 
 #[test]

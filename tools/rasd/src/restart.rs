@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 use ras_core::{
-    ErrorSource, Fault, FaultMode, HostOutcome, OfflineMode, Pfn, PfnRange, RetireReason, RetireState,
-    RetiredPage, Timestamp,
+    ErrorSource, Fault, FaultMode, HostOutcome, OfflineMode, Pfn, PfnRange, RetireReason,
+    RetireState, RetiredPage, Timestamp,
 };
 use rasd_api::Gap;
 
