@@ -130,12 +130,14 @@ impl Host {
         let proc = if own { path("proc") } else { "/proc".into() };
         let text = format!(
             "store = {:?}\ncontrol = {:?}\n[paths]\nproc = {proc:?}\nsysfs = {:?}\ntracefs = {:?}\n\
-             [guests]\ndir = {:?}\nretire_ms = 2000\n[offline]\nbackoff_ms = 1\n{}",
+             [guests]\ndir = {:?}\nretire_ms = 2000\n[offline]\nbackoff_ms = 1\n{}{}",
             path("store"),
             path("rasd.sock"),
             path("sys"),
             path("tracing"),
             path("guests"),
+            // Never the list of the machine the story is told on.
+            if self.config.contains("[boot]") { "" } else { "[boot]\nlist = \"off\"\n" },
             self.config
         );
         let config = self.path("rasd.toml");

@@ -4,13 +4,17 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
+use std::process::Command;
 
-use persist_store::{Entry, Store};
+use persist_store::boot::BootList;
+use persist_store::exclusion::List;
+use persist_store::{Change, ChangeKind, Entry, Store};
 use ras_core::{
     ErrorSource, Location, Pfn, RetireReason, RetireState, RetiredPage, Severity, Timestamp,
 };
 
 use super::T0;
+use super::events::uncorrected;
 use super::host::Host;
 
 const IOMEM: &str = "\
@@ -84,6 +88,7 @@ fn pages_excluded_before_the_boot_are_found_out_and_the_rest_is_offlined() {
     host.memory_map(IOMEM, &FIRMWARE);
     let file = host.path("rasd.prom");
     host.configure(&format!("[metrics]\nfile = {file:?}\n"));
+    let expired = page(0x20000, RetireReason::Uncorrected, Severity::Srao, RetireState::Retired);
     remember(
         &host,
         [
@@ -92,12 +97,20 @@ fn pages_excluded_before_the_boot_are_found_out_and_the_rest_is_offlined() {
             page(0x12345, RetireReason::Uncorrected, Severity::Srao, RetireState::Failed),
             corrected(0x3fff7),
             corrected(0x50000),
-            // Suspended entries are not acted on.
-            page(0x20000, RetireReason::Uncorrected, Severity::Srao, RetireState::Expired),
-            page(0x20001, RetireReason::Uncorrected, Severity::Srao, RetireState::Stale),
-            page(0x20002, RetireReason::Uncorrected, Severity::Srao, RetireState::Probation),
+            expired.clone(),
         ],
     );
+    // An entry whose module is gone is not acted on.
+    let gone = Change {
+        pfn: expired.pfn,
+        since: expired.since,
+        time: Timestamp(T0),
+        kind: ChangeKind::Expired,
+        logged: true,
+        who: "the story".into(),
+        note: "for the story".into(),
+    };
+    Store::open(&host.store()).unwrap().0.append(Entry::Changed(gone)).unwrap();
     let mut daemon = host.start();
     assert_eq!([host.asked("soft"), host.asked("hard")].concat(), ["0x12344000"]);
     let status = daemon.wait_status("the walks to end", |status| {
@@ -116,8 +129,7 @@ fn pages_excluded_before_the_boot_are_found_out_and_the_rest_is_offlined() {
         (outcome(0x12344), outcome(0x50000)),
         ("host: offline".into(), "host: offline".into())
     );
-    let states = host.stored().pages;
-    assert_eq!(states[&Pfn(0x20000)].state, RetireState::Expired);
+    assert_eq!(status.pages.expired, 1);
 
     let (_, text, _) = host.rasctl(&["status"]);
     for line in [
@@ -224,4 +236,94 @@ fn a_page_the_kernel_keeps_is_listed_and_the_start_goes_on() {
     host.reboot();
     host.start().stop().assert_success();
     assert_eq!(host.states(), [0, 2, 0], "tried again at the next start");
+}
+
+/// A machine with modules: the list follows them, and firmware gets it for the next boot.
+#[test]
+fn the_list_follows_the_modules_and_firmware_follows_the_list() {
+    let mut host = Host::new();
+    host.memory_map(IOMEM, &FIRMWARE);
+    host.configure("[boot]\nlist = \"on\"\nesp = \"/nonexistent\"\nsettle_s = 0\npause_s = 0\n");
+    let efivars = host.path("sys/firmware/efi/efivars");
+    fs::create_dir_all(&efivars).unwrap();
+    let tables = host.path("sys/firmware/dmi/tables");
+    fs::create_dir_all(&tables).unwrap();
+    let plug = |serial: &str| fs::write(tables.join("DMI"), module_table(serial)).unwrap();
+    let list = || BootList::new(&efivars, None).read().unwrap().list.unwrap();
+    let pages =
+        |list: &List| -> Vec<u64> { list.ranges.iter().map(|range| range.pages.start.0).collect() };
+
+    plug("0001");
+    let capture = host.capture(uncorrected(Pfn(0x12344), T0) + &uncorrected(Pfn(0x20000), T0));
+    let mut daemon = host.start_with(host.command().arg("--replay").arg(&capture));
+    let status = daemon.wait_status("firmware's list", |status| {
+        status.pages.retired == 2 && status.boot.detail.starts_with("2 pages in 2 ranges")
+    });
+    assert_eq!(status.boot.state, "in step", "{status:?}");
+    assert_eq!(pages(&list()), [0x12344, 0x20000]);
+    let stored = host.page(Pfn(0x20000)).unwrap();
+    let dimm = stored.dimm.expect("there is only one module");
+    assert_eq!(dimm.identity.serial.as_deref(), Some("0001"));
+    assert_eq!(list().map_epoch, stored.epoch.unwrap().0);
+    let (_, text, _) = host.rasctl(&["pages", "unretire", "0x20000", "--note", "story"]);
+    assert!(text.contains("until the next boot"), "{text}");
+    daemon.wait_status("firmware's list", |status| status.boot.detail.starts_with("1 pages"));
+    assert_eq!(pages(&list()), [0x12344]);
+    daemon.stop().assert_success();
+
+    // Another module in the slot: its memory is good, and nothing is taken from it.
+    host.reboot();
+    plug("0002");
+    let mut daemon = host.start();
+    let status = daemon.wait_status("firmware's list", |status| status.boot.state == "in step");
+    assert_eq!((status.pages.expired, status.pages.retired, status.gap.pages), (1, 0, 0));
+    assert!(daemon.log().contains("rule module-gone"), "{}", daemon.log());
+    assert!(pages(&list()).is_empty());
+    assert!([host.asked("soft"), host.asked("hard")].concat().is_empty());
+    daemon.stop().assert_success();
+
+    // And the first one again.
+    plug("0001");
+    host.start().stop().assert_success();
+    assert_eq!(host.states(), [0, 1, 0]);
+    assert_eq!(pages(&list()), [0x12344]);
+}
+
+/// SMBIOS: one array of system memory with one module of 1 GiB. DMTF DSP0134, types 16, 17 and 127.
+fn module_table(serial: &str) -> Vec<u8> {
+    let mut array = vec![16, 15, 0x00, 0x10, 3, 3, 6];
+    array.resize(15, 0);
+    let mut module = vec![17, 0x28, 0x00, 0x11, 0x00, 0x10];
+    module.resize(0x28, 0);
+    module[0x0c..0x0e].copy_from_slice(&1024_u16.to_le_bytes());
+    // Locator, manufacturer, serial number, part number.
+    (module[0x10], module[0x17], module[0x18], module[0x1a]) = (1, 2, 3, 4);
+    let strings = format!("A1\0Maker\0{serial}\0PART\0\0");
+    [&array[..], &[0, 0], &module, strings.as_bytes(), &[127, 4, 0xff, 0xfe, 0, 0]].concat()
+}
+
+/// `systemd-analyze verify` on the unit, with this build's program in the place of the installed one.
+#[test]
+fn systemd_understands_the_unit() {
+    let root = ras_lab::artifacts::workspace_root();
+    let unit = fs::read_to_string(root.join("tools/rasd/rasd.service")).unwrap();
+    for before in ["libvirtd", "virtqemud", "pacemaker"] {
+        assert!(unit.contains(&format!("{before}.service")), "{before}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let verify = |text: &str| {
+        let path = dir.path().join("rasd.service");
+        fs::write(&path, text.replace("/usr/sbin/rasd", "/bin/true")).unwrap();
+        let done = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(path).output();
+        done.map(|done| (done.status.success(), String::from_utf8(done.stderr).unwrap()))
+    };
+    match verify(&unit) {
+        Ok((fine, said)) => assert!(fine && said.is_empty(), "{said}"),
+        Err(error) => {
+            eprintln!("skipped: systemd-analyze: {error}");
+            return;
+        }
+    }
+    let (_, said) = verify(&unit.replace("Type=notify", "Typ=notify")).unwrap();
+    assert!(said.contains("Typ"), "the check finds nothing: {said}");
 }

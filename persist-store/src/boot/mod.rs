@@ -81,6 +81,15 @@ pub enum Written {
     },
 }
 
+/// What firmware will find.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Found {
+    /// The list it will use; `None` where there is no sound one.
+    pub list: Option<List>,
+    /// Copies that are damaged, by name.
+    pub damaged: Vec<(&'static str, ListDamage)>,
+}
+
 /// Why firmware's list is not what it should be.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -144,6 +153,9 @@ enum Kind {
     File,
 }
 
+/// The content of each of [`PLACES`].
+type Copies = [Option<Vec<u8>>; 4];
+
 const PLACES: [(Kind, &str); 4] = [
     (Kind::Variable, place::LIST_VARIABLES[0]),
     (Kind::Variable, place::LIST_VARIABLES[1]),
@@ -170,14 +182,14 @@ impl BootList {
         })
     }
 
-    /// The list firmware will use, and copies that are damaged, by name.
+    /// What is there.
     ///
     /// # Errors
     /// A copy can't be read.
-    pub fn read(&self) -> Result<(Option<List>, Vec<(&'static str, ListDamage)>), BootError> {
+    pub fn read(&self) -> Result<Found, BootError> {
         let (_, Choice { chosen, damaged }) = self.find()?;
         let damaged = damaged.into_iter().filter_map(|(at, why)| Some((PLACES.get(at)?.1, why)));
-        Ok((chosen.map(|(_, list)| list), damaged.collect()))
+        Ok(Found { list: chosen.map(|(_, list)| list), damaged: damaged.collect() })
     }
 
     /// Makes firmware exclude what is wanted from the next boot on. Writes only where something changed
@@ -251,7 +263,7 @@ impl BootList {
         Ok(record.map(|record| Outcome::decode(&record)).transpose()?)
     }
 
-    fn find(&self) -> Result<([Option<Vec<u8>>; 4], Choice), BootError> {
+    fn find(&self) -> Result<(Copies, Choice), BootError> {
         let mut copies = [const { None }; 4];
         for (copy, (kind, name)) in copies.iter_mut().zip(PLACES) {
             if let Some(medium) = self.medium(kind) {
@@ -267,7 +279,7 @@ impl BootList {
     fn store(
         &mut self,
         kind: Kind,
-        copies: &[Option<Vec<u8>>; 4],
+        copies: &Copies,
         choice: &Choice,
         list: &List,
     ) -> Result<Written, BootError> {
@@ -310,7 +322,7 @@ impl BootList {
     fn mend(
         &mut self,
         kind: Kind,
-        copies: &[Option<Vec<u8>>; 4],
+        copies: &Copies,
         choice: &Choice,
         list: &List,
     ) -> Result<Written, BootError> {

@@ -111,7 +111,7 @@ fn with_esp(flash: &Flash, dir: &TempDir) -> BootList {
 }
 
 fn listed(boot: &BootList) -> Option<Vec<u64>> {
-    let (list, _) = boot.read().unwrap();
+    let Found { list, .. } = boot.read().unwrap();
     list.map(|list| list.ranges.iter().map(|range| range.pages.start.0).collect())
 }
 
@@ -262,7 +262,7 @@ fn damaged_copies_are_mended_and_newer_ones_left_alone() {
     };
     let [a, b] = place::LIST_VARIABLES;
     spoil(a, 70, 0xaa);
-    let (list, damaged) = boot.read().unwrap();
+    let Found { list, damaged } = boot.read().unwrap();
     assert_eq!((list.unwrap().ranges.len(), damaged), (1, vec![(a, ListDamage::Checksum)]));
     assert_eq!(boot.write(&wanted([1])).unwrap(), Written::Unchanged);
     assert_eq!(flash.value(a), flash.value(b), "mended");

@@ -69,6 +69,10 @@ fn daemon(status: &Status, out: &mut dyn Write) -> Result<(), Failure> {
     if let Some(error) = &store.failing {
         writeln!(out, "            FAILING, {} entries wait: {error}", store.unsaved)?;
     }
+    if !status.boot.state.is_empty() {
+        let failing = if status.boot.state == "failing" { "FAILING, " } else { "" };
+        writeln!(out, "next boot   {failing}{}: {}", status.boot.state, status.boot.detail)?;
+    }
     for source in &status.sources {
         writeln!(out, "source      {}: {} {}", source.name, source.state, source.detail)?;
     }

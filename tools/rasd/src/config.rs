@@ -25,6 +25,7 @@ pub struct Config {
     pub offline: Offline,
     pub guests: Guests,
     pub cluster: Cluster,
+    pub boot: Boot,
     pub metrics: Metrics,
 }
 
@@ -78,6 +79,17 @@ pub struct Guests {
     pub scan_ms: u64,
     pub retire_ms: u64,
     pub migrate_s: u64,
+}
+
+/// The list that firmware reads at the next boot.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "each key is documented in rasd.toml")]
+pub struct Boot {
+    pub list: Switch,
+    pub settle_s: u64,
+    pub pause_s: u64,
+    pub esp: Option<PathBuf>,
 }
 
 /// Figures for monitoring.
@@ -187,6 +199,7 @@ impl Default for Config {
             offline: Offline::default(),
             guests: Guests::default(),
             cluster: Cluster::default(),
+            boot: Boot::default(),
             metrics: Metrics::default(),
         }
     }
@@ -209,6 +222,12 @@ impl Default for Offline {
     fn default() -> Self {
         const ATTEMPTS: NonZeroU32 = NonZeroU32::new(5).unwrap();
         Self { attempts: ATTEMPTS, backoff_ms: 100 }
+    }
+}
+
+impl Default for Boot {
+    fn default() -> Self {
+        Self { list: Switch::Auto, settle_s: 30, pause_s: 600, esp: None }
     }
 }
 

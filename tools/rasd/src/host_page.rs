@@ -278,6 +278,14 @@ impl HostPages {
         self.kernel.word(&self.page_flags, pfn.0).is_ok_and(|flags| flags & KPF_HWPOISON != 0)
     }
 
+    /// Whether the kernel keeps the page for good and hands it to nobody: `KPF_RESERVED`, Linux
+    /// `include/linux/kernel-page-flags.h`. False where it can't be known.
+    #[must_use]
+    pub fn is_reserved(&self, pfn: Pfn) -> bool {
+        const KPF_RESERVED: u64 = 1 << 32;
+        self.kernel.word(&self.page_flags, pfn.0).is_ok_and(|flags| flags & KPF_RESERVED != 0)
+    }
+
     fn soft_is_switched_off(&self) -> bool {
         self.kernel.read(&self.soft_offline_switch).is_ok_and(|text| text.trim() == "0")
     }

@@ -7,6 +7,7 @@
 pub mod pipeline;
 pub mod restart;
 
+pub mod boot_list;
 pub mod decode;
 pub mod evacuate;
 pub mod guests;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
+use rasd::boot_list::BootLists;
 use rasd::cluster;
 use rasd::config::{Config, DEFAULT_FILE, Switch};
 use rasd::control::Control;
@@ -25,7 +26,7 @@ use rasd::pipeline::Pipeline;
 use rasd::service;
 use rasd::shared::{Handle, Shared};
 use rasd::source::tracefs::{self, Tracefs};
-use rasd::source::{Queue, replay};
+use rasd::source::{Queue, replay, wall_clock};
 use rasd::stop::Stop;
 use rasd::timings::Timings;
 
@@ -94,9 +95,13 @@ fn run(options: &Options) -> anyhow::Result<()> {
 
     let machine = Machine::read(&config.paths);
     machine.log();
-    let ledger = Ledger::open(&config.store, &config.policy).context("opening the store")?;
+    let mut ledger = Ledger::open(&config.store, &config.policy).context("opening the store")?;
     for line in ledger.store_status().recovery {
         tracing::warn!("store: {line}");
+    }
+    if let Err(error) = ledger.reconcile(&machine.map, wall_clock()) {
+        let error = format!("{:#}", anyhow::Error::from(error));
+        tracing::error!(error, "the list was not held beside the machine");
     }
     let shared = Shared::new(ledger, Queue::new(config.sources.queue), engine_status);
     let _control = Control::bind(&config.control, &shared)
@@ -119,6 +124,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
             }
             None => Timings::default(),
         },
+        boot: BootLists::new(&config, machine.map.epoch()),
         metrics: Metrics::new(config.metrics.file.clone()),
         machine,
         shared,

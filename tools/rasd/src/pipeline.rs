@@ -31,6 +31,7 @@ use ras_core::{
 };
 use ras_qmp::ras::RetireCause;
 
+use crate::boot_list::BootLists;
 use crate::decode::{decode, left_in_use};
 use crate::evacuate::Evacuations;
 use crate::guests::Guests;
@@ -63,6 +64,8 @@ pub struct Pipeline {
     pub timings: Timings,
     /// Figures for monitoring; on request.
     pub metrics: Metrics,
+    /// The list for the next boot.
+    pub boot: BootLists,
     /// The machine as it was at the start.
     pub machine: Machine,
 }
@@ -83,6 +86,7 @@ impl Pipeline {
             }
         }
         self.shared.ledger().flush();
+        self.boot.finish(&self.shared);
     }
 
     /// The walk of one report. It may hold several records, or none.
@@ -346,6 +350,7 @@ impl Pipeline {
             self.shared.count(|counts| counts.store_errors += 1);
         }
         self.evacuations.retry();
+        self.boot.look(&self.shared);
         self.metrics.update(|| self.shared.status());
     }
 }

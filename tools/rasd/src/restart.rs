@@ -39,11 +39,9 @@ impl Pipeline {
     /// In rounds over the whole list, so that busy pages cost one backoff together, not one each.
     #[must_use]
     pub fn offline_again(&mut self) -> Option<Vec<Unfinished>> {
-        let (suspended, pages): (Vec<_>, Vec<_>) = (self.shared.ledger().pages(None, usize::MAX))
-            .into_iter()
-            .partition(|page| page.state.is_suspended());
-        for RetiredPage { pfn, state, .. } in suspended {
-            if let Standing::Excluded { by } = self.machine.memory.standing(pfn) {
+        let pages = self.shared.ledger().pages(None, usize::MAX);
+        for RetiredPage { pfn, state, .. } in self.shared.ledger().suspended() {
+            if let Standing::Excluded { by } = self.machine.memory.standing(*pfn) {
                 tracing::info!(%pfn, %state, by, "not bad any more, but out of use until the next boot");
             }
         }
@@ -117,6 +115,13 @@ impl Pipeline {
                         HostOutcome::Excluded { by }
                     }
                     Standing::NoMemory => HostOutcome::NoSuchPage,
+                    Standing::InUse
+                        if self.boot.was_handed_over(page.pfn)
+                            && self.host.is_reserved(page.pfn) =>
+                    {
+                        gap.excluded += 1;
+                        HostOutcome::Excluded { by: "reserved, by way of the firmware".into() }
+                    }
                     // Where the map is not known, the kernel's answer tells.
                     Standing::InUse | Standing::Unknown => return None,
                 };

@@ -103,6 +103,9 @@ pub struct Status {
     pub pages: PageCounts,
     /// What was found at start: stored pages that had been in use again.
     pub gap: Gap,
+    /// How firmware's list for the next boot is doing.
+    #[serde(default)]
+    pub boot: BootStatus,
     /// Where errors come from.
     pub sources: Vec<SourceStatus>,
     /// The queue between the sources and the walk.
@@ -168,6 +171,15 @@ impl Gap {
     pub fn pages_per_second(&self) -> u64 {
         self.pages.saturating_mul(1000) / self.offlining_ms.max(1)
     }
+}
+
+/// The list that firmware reads at the next boot.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct BootStatus {
+    /// `off`, `in step`, or `failing`; empty where nobody has looked yet.
+    pub state: String,
+    /// What is in it and where, or why not.
+    pub detail: String,
 }
 
 /// One source of errors.
