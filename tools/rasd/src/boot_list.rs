@@ -54,7 +54,9 @@ impl BootLists {
     #[must_use]
     pub fn new(config: &Config, epoch: Option<MapEpoch>) -> Self {
         let efivars = config.paths.sysfs.join("firmware/efi/efivars");
-        let esp = config.boot.esp.clone().or_else(|| find_esp(Path::new("/")));
+        // Without firmware of this kind nobody reads the partition.
+        let found = || find_esp(Path::new("/")).filter(|_| efivars.is_dir());
+        let esp = config.boot.esp.clone().or_else(found);
         let list = BootList::new(&efivars, esp.as_deref());
         let outcome = list.outcome().unwrap_or_else(|error| {
             tracing::warn!("what firmware excluded before this boot: {}", chain(&error));

@@ -31,6 +31,9 @@ pub struct Unfinished {
     answer: Offlined,
 }
 
+/// Pages in use that are named in the log, one line each.
+const SAID_MAX: usize = 20;
+
 impl Pipeline {
     /// Takes every stored page out of use again, retired ones too: after a reboot the kernel knows
     /// nothing of them, unless they were excluded before it started. Returns those whose walk has to be
@@ -65,6 +68,7 @@ impl Pipeline {
 
         let mut unfinished = Vec::new();
         let mut changed = Vec::new();
+        let mut said = 0;
         for (mut page, mut answer) in pages.into_iter().zip(answers) {
             // On the boot on which the kernel refused, "already poisoned" is only the trace of that
             // attempt: see `host_page`.
@@ -81,7 +85,10 @@ impl Pipeline {
             }
             let in_use = is_in_use(&answer.outcome);
             if in_use {
-                tracing::error!(pfn = %page.pfn, outcome = %answer.outcome, "BAD PAGE IN USE");
+                said += 1;
+                if said <= SAID_MAX {
+                    tracing::error!(pfn = %page.pfn, outcome = %answer.outcome, "BAD PAGE IN USE");
+                }
                 page.state = RetireState::Failed;
             }
             // What guests said is history after a boot; who has the page now is what counts.
@@ -94,6 +101,10 @@ impl Pipeline {
                 page.updated = wall_clock();
                 changed.push(page);
             }
+        }
+        if said > SAID_MAX {
+            let more = said - SAID_MAX;
+            tracing::error!(more, "BAD PAGES IN USE: rasctl pages list has them all");
         }
         if !changed.is_empty() && !self.shared.ledger().remember(None, changed) {
             self.shared.count(|counts| counts.store_errors += 1);
