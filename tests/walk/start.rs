@@ -266,7 +266,7 @@ fn the_list_follows_the_modules_and_firmware_follows_the_list() {
     let dimm = stored.dimm.expect("there is only one module");
     assert_eq!(dimm.identity.serial.as_deref(), Some("0001"));
     assert_eq!(list().map_epoch, stored.epoch.unwrap().0);
-    let (_, text, _) = host.rasctl(&["pages", "unretire", "0x20000", "--note", "story"]);
+    let (_, text, _) = host.rasctl(&["pages", "unretire", "pfn:0x20000", "--note", "story"]);
     assert!(text.contains("until the next boot"), "{text}");
     daemon.wait_status("firmware's list", |status| status.boot.detail.starts_with("1 pages"));
     assert_eq!(pages(&list()), [0x12344]);

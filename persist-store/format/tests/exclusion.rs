@@ -7,7 +7,8 @@ use ras_core::{Pfn, PfnRange};
 use ras_store_format::exclusion::{
     BadRange, Badness, Clock, CopyState, DETAILS_MAX, Detail, ENTRIES_MAX, ENTRY_PAGES_MAX,
     FILLER_PAGES_MAX, Fate, GAP_PAGES_MAX, HEADER_SIZE, LIST_SIZE_MAX, LeftOver, Limits, List,
-    ListDamage, OUTCOME_SIZE_MAX, Outcome, OutcomeDamage, Plan, Times, choose, place, plan,
+    ListDamage, OUTCOME_SIZE_MAX, Outcome, OutcomeDamage, Plan, Times, choose, flatten, place,
+    plan, union,
 };
 
 fn range(start: u64, count: u64, badness: Badness) -> BadRange {
@@ -402,6 +403,33 @@ proptest! {
             }
             let _ = Outcome::decode(&bytes);
         }
+    }
+
+    #[test]
+    fn flat_ranges_hold_every_page_once_at_its_worst(
+        listed in proptest::collection::vec(any_range(), 0..60),
+    ) {
+        let worst = |ranges: &[BadRange]| {
+            let mut pages = std::collections::BTreeMap::new();
+            for range in ranges {
+                for pfn in range.pages.iter() {
+                    let known = pages.entry(pfn).or_insert(range.badness);
+                    *known = range.badness.max(*known);
+                }
+            }
+            pages
+        };
+        let flat = flatten(&listed);
+        prop_assert_eq!(worst(&flat), worst(&listed));
+        prop_assert!(flat.len() <= 2 * listed.len());
+        for pair in flat.windows(2) {
+            let next = pair[1].pages.start.0;
+            prop_assert!(pair[0].end() < next || pair[0].end() == next && pair[0].badness != pair[1].badness);
+        }
+        for pair in union(&listed).windows(2) {
+            prop_assert!(pair[0].start.0 + pair[0].count < pair[1].start.0);
+        }
+        prop_assert_eq!(frames(&union(&listed)), frames(listed.iter().map(|range| &range.pages)));
     }
 
     #[test]

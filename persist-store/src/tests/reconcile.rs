@@ -54,9 +54,13 @@ fn list(pages: impl IntoIterator<Item = RetiredPage>) -> State {
 
 /// Asks once, checks what holds for every answer, and gives the list after it.
 fn settled(state: &State, present: &Present<'_>) -> State {
-    let entries = reconcile(state, present, time(1000));
+    settled_at(state, present, time(1000))
+}
+
+fn settled_at(state: &State, present: &Present<'_>, now: Timestamp) -> State {
+    let entries = reconcile(state, present, now);
     let after = applied(state, &entries);
-    let again = reconcile(&after, present, time(2000));
+    let again = reconcile(&after, present, Timestamp(now.0 + 1));
     assert_eq!(again, [], "twice is not once; first {entries:#?}");
 
     let logged = |pfn: Pfn, since: Timestamp, kinds: &dyn Fn(ChangeKind) -> bool| {
@@ -249,7 +253,7 @@ proptest! {
                 Event::Machine(serials, size) => map = machine(serials, size),
                 Event::Condemned(number, slot) => {
                     let mut page = made_on(&map, number, slot);
-                    page.since = time(3000 + now);
+                    page.since = time(10 * now);
                     if bare[0] { page.epoch = None; }
                     if bare[1] { page.dimm = None; }
                     state.apply(Entry::Page(page));
@@ -259,7 +263,7 @@ proptest! {
                 Event::Repaired(row) => repairs.push(Repair {
                     dimm: module("", 1).identity.clone(),
                     place: DimmLocation { row: Some(row), ..DimmLocation::default() },
-                    time: time(3000 + now),
+                    time: time(10 * now),
                 }),
             }
             // Rows of a page are its first number's: a translation may take two to one page.
@@ -270,7 +274,8 @@ proptest! {
             };
             let translate: &Translate<'_> = &translate;
             let translate = shift.is_some().then_some(translate);
-            state = settled(&state, &Present { map: &map, translate, repairs: &repairs });
+            let present = Present { map: &map, translate, repairs: &repairs };
+            state = settled_at(&state, &present, time(10 * now + 5));
             for suspended in state.suspended.values().filter(|s| s.page.state == RetireState::Expired) {
                 let serial = suspended.page.dimm.as_ref().and_then(|dimm| dimm.identity.serial.as_ref());
                 prop_assert!(serial.is_some(), "expired by a guess: {suspended:?}");

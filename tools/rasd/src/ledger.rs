@@ -3,7 +3,7 @@
 //! The store may fail while the machine runs (a full disk, a dying one). Protection goes on then: what
 //! could not be stored is kept here, shown as such, and stored as soon as that works again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
@@ -11,8 +11,8 @@ use persist_store::{
     AuditKind, Change, Entry, Present, State, Store, StoreError, Suspended, reconcile,
 };
 use ras_core::{
-    Diagnosis, ErrorRecord, Evacuation, Health, MachineMap, NodeState, Pfn, Policy, RetiredPage,
-    Timestamp, Verdict, analyze,
+    Diagnosis, ErrorRecord, Evacuation, Health, MachineMap, NodeState, Pfn, Policy, RetireState,
+    RetiredPage, Timestamp, Verdict, analyze,
 };
 use rasd_api::{PageCounts, PageDetail, StoreStatus, Unretirement};
 
@@ -35,6 +35,9 @@ pub struct Ledger {
     unsaved: Unsaved,
     failing: Option<String>,
     changes: u64,
+    /// Pages a person put on the list that have not walked yet: `Pending` on disk, so that a restart
+    /// takes them up.
+    ordered: VecDeque<Pfn>,
 }
 
 /// What the store did not take yet. Newer than what it holds.
@@ -54,7 +57,7 @@ impl Ledger {
         let (store, recovery) = Store::open(dir)?;
         let recovery = if recovery.is_clean() { vec![] } else { vec![recovery.to_string()] };
         let state = store.state();
-        let diagnosis = Diagnosis::restore(policy, state.pages.values(), state.observed.iter());
+        let diagnosis = diagnose(policy, state);
         Ok(Self {
             dir: dir.to_owned(),
             policy: policy.clone(),
@@ -65,6 +68,7 @@ impl Ledger {
             unsaved: Unsaved::default(),
             failing: None,
             changes: 0,
+            ordered: VecDeque::new(),
         })
     }
 
@@ -88,9 +92,7 @@ impl Ledger {
                 tracing::warn!(%pfn, since, ?kind, rule = who, note, "the list follows the machine");
             }
         }
-        let state = self.state();
-        self.diagnosis =
-            Diagnosis::restore(&self.policy, state.pages.values(), state.observed.iter());
+        self.diagnosis = diagnose(&self.policy, self.state());
         Ok(())
     }
 
@@ -171,6 +173,30 @@ impl Ledger {
         note: String,
     ) -> Result<(), StoreError> {
         self.append(&[Entry::DamageAccepted { time, who, note }])
+    }
+
+    /// Puts pages on the list that nobody's errors condemned, durably, and in line for the walk.
+    ///
+    /// # Errors
+    /// The store did not take them: none is on the list.
+    pub fn order(&mut self, pages: Vec<RetiredPage>) -> Result<(), StoreError> {
+        let entries: Vec<Entry> = pages.iter().cloned().map(Entry::Page).collect();
+        self.append(&entries)?;
+        self.changes += 1;
+        for page in pages {
+            self.unsaved.pages.remove(&page.pfn);
+            self.diagnosis.mark_retired(page.pfn);
+            self.ordered.push_back(page.pfn);
+        }
+        Ok(())
+    }
+
+    /// The next at most `count` ordered pages, out of line.
+    pub fn take_ordered(&mut self, count: usize) -> Vec<RetiredPage> {
+        let next: Vec<Pfn> = self.ordered.drain(..count.min(self.ordered.len())).collect();
+        // A page that a person gave back meanwhile, or whose own error made it walk, is done with.
+        let pending = |page: &&RetiredPage| page.state == RetireState::Pending;
+        next.into_iter().filter_map(|pfn| self.page(pfn).filter(pending).cloned()).collect()
     }
 
     /// Takes a page off the list for good.
@@ -298,4 +324,15 @@ impl Ledger {
         self.store = Some(store);
         result
     }
+}
+
+/// The diagnosis' engines as the list left them.
+fn diagnose(policy: &Policy, state: &State) -> Diagnosis {
+    let mut diagnosis = Diagnosis::restore(policy, state.pages.values(), state.observed.iter());
+    for page in state.suspended.values().map(|suspended| &suspended.page) {
+        if page.state == RetireState::Probation {
+            diagnosis.mark_probation(page.pfn);
+        }
+    }
+    diagnosis
 }

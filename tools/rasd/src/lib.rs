@@ -7,6 +7,8 @@
 pub mod pipeline;
 pub mod restart;
 
+mod order;
+
 pub mod boot_list;
 pub mod decode;
 pub mod evacuate;

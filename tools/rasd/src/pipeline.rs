@@ -80,6 +80,7 @@ impl Pipeline {
                 Popped::Idle => {}
                 Popped::Closed => break,
             }
+            self.walk_ordered();
             if looked.elapsed() >= TICK {
                 self.look_after_leftovers();
                 looked = Instant::now();

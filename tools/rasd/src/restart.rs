@@ -224,6 +224,6 @@ fn since_boot() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
 }
 
-fn boot_time() -> Timestamp {
+pub(crate) fn boot_time() -> Timestamp {
     Timestamp(wall_clock().0.saturating_sub(crate::timings::nanos(since_boot())))
 }

@@ -12,6 +12,7 @@ use ras_core::{Pfn, PfnRange, RetireReason, RetireState, RetiredPage};
 mod list;
 mod outcome;
 mod plan;
+mod runs;
 
 pub mod place;
 
@@ -23,6 +24,7 @@ pub use outcome::{
     Clock, CopyState, DETAILS_MAX, Detail, Fate, OUTCOME_SIZE_MAX, Outcome, OutcomeDamage, Times,
 };
 pub use plan::{FILLER_PAGES_MAX, GAP_PAGES_MAX, Limits, Plan, plan};
+pub use runs::{flatten, total, union};
 
 /// Page frame numbers have 40 bits: x86 has at most 52 bits of physical address.
 pub const PFN_BITS: u32 = 40;

@@ -10,7 +10,8 @@ use core::cmp::Reverse;
 
 use ras_core::{PAGE_SIZE, PfnRange};
 
-use super::{BadRange, Badness, LeftOver, between};
+use super::runs::difference;
+use super::{BadRange, Badness, LeftOver, between, flatten, total, union};
 
 /// Longest gap between two ranges that is given away to make one of them: 64 KiB.
 pub const GAP_PAGES_MAX: u64 = 16;
@@ -106,7 +107,11 @@ pub fn plan(listed: &[BadRange], limits: Limits) -> Plan {
         pages_left: limits.bytes_max / PAGE_SIZE,
         filler_left: FILLER_PAGES_MAX,
     };
-    let mut waiting: VecDeque<BadRange> = worst_first(listed).into();
+    let mut runs = flatten(listed);
+    runs.sort_unstable_by_key(|run| {
+        (Reverse(run.badness), Reverse(run.pages.count), run.pages.start)
+    });
+    let mut waiting: VecDeque<BadRange> = runs.into();
     for _ in 0..ROUNDS_MAX {
         let before = waiting.len();
         let mut passed_over = VecDeque::new();
@@ -140,23 +145,6 @@ pub fn plan(listed: &[BadRange], limits: Limits) -> Plan {
         .map(|(pages, badness)| BadRange { pages, badness })
         .collect();
     Plan { ranges, left_over, bad_pages, filler_pages }
-}
-
-/// Runs of neighbours with the same badness, the worst and longest first.
-fn worst_first(listed: &[BadRange]) -> Vec<BadRange> {
-    let mut sorted: Vec<BadRange> =
-        listed.iter().filter(|range| range.pages.count > 0).copied().collect();
-    sorted.sort_unstable_by_key(|range| (Reverse(range.badness), range.pages.start));
-    sorted.dedup_by(|next, run| {
-        let joined = next.badness == run.badness && next.pages.start.0 <= run.end();
-        if joined {
-            let end = run.end().max(next.end());
-            run.pages.count = end.saturating_sub(run.pages.start.0);
-        }
-        joined
-    });
-    sorted.sort_by_key(|run| (Reverse(run.badness), Reverse(run.pages.count), run.pages.start));
-    sorted
 }
 
 /// What came of offering a run.
@@ -279,45 +267,4 @@ impl Selection {
         }
         self.ranges.insert(start, Run { end, badness });
     }
-}
-
-/// The pages of all ranges, as runs that don't touch.
-fn union(ranges: &[BadRange]) -> Vec<PfnRange> {
-    let mut sorted: Vec<(u64, u64)> = ranges
-        .iter()
-        .filter(|range| range.pages.count > 0)
-        .map(|range| (range.pages.start.0, range.end()))
-        .collect();
-    sorted.sort_unstable();
-    sorted.dedup_by(|next, run| {
-        let joined = next.0 <= run.1;
-        if joined {
-            run.1 = run.1.max(next.1);
-        }
-        joined
-    });
-    sorted.into_iter().filter_map(|(start, end)| between(start, end)).collect()
-}
-
-/// The pages of `runs` that are not in `taken`; both ascending and apart.
-fn difference(runs: &[PfnRange], taken: &[PfnRange]) -> Vec<PfnRange> {
-    let mut left = Vec::new();
-    let mut taken = taken.iter().copied().peekable();
-    for &run in runs {
-        let (mut start, end) = (run.start.0, super::end(run));
-        while let Some(next) = taken.peek().filter(|next| next.start.0 < end) {
-            left.extend(between(start, next.start.0));
-            start = start.max(super::end(*next));
-            if start >= end {
-                break;
-            }
-            taken.next();
-        }
-        left.extend(between(start, end));
-    }
-    left
-}
-
-fn total(runs: &[PfnRange]) -> u64 {
-    runs.iter().fold(0, |sum, run| sum.saturating_add(run.count))
 }
