@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use ras_store_format::layout::{BLOCK_SIZE, COPIES, encode_commit};
-use ras_store_format::{Geometry, Header, State, UnknownRecord};
+use ras_store_format::{Encoder, Geometry, Header, State, UnknownRecord};
 
 use crate::StoreError;
 use crate::backend::{Backend, File};
@@ -90,7 +90,9 @@ pub(crate) fn block_count(blocks: &[u8]) -> u64 {
 
 /// Everything in one commit; no block at all where there is nothing to say.
 fn snapshot(header: Header, state: &State, dir: &Path) -> Result<Vec<u8>, StoreError> {
-    let known = state.entries().map(|entry| entry.encode());
+    // Modules are named anew: the rewritten journal has nothing before it.
+    let mut encoder = Encoder::default();
+    let known = state.entries().map(|entry| encoder.encode(&entry));
     let unknown = state.unknown.iter().map(UnknownRecord::encode).map(Ok);
     let records = unknown
         .chain(known)

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ras_store_format::layout::{BLOCK_SIZE, COPIES, JOURNAL_SIZE_MAX, encode_commit};
-use ras_store_format::{Entry, Geometry, Header, Record, State, Witness};
+use ras_store_format::layout::{BLOCK_SIZE, COPIES, JOURNAL_SIZE_MAX, VERSION, encode_commit};
+use ras_store_format::{Encoder, Entry, Geometry, Header, Record, State, Witness};
 use tracing::warn;
 
 use crate::StoreError;
@@ -94,9 +94,10 @@ impl<B: Backend> Journal<B> {
         if entries.is_empty() {
             return Ok(());
         }
+        let mut encoder = Encoder::after(&self.state);
         let records = entries
             .iter()
-            .map(Entry::encode)
+            .map(|entry| encoder.encode(entry))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|source| StoreError::Encode { dir: self.dir.clone(), source })?;
 
@@ -106,10 +107,13 @@ impl<B: Backend> Journal<B> {
 
         // What a reader of the file would see, so that a restart changes nothing.
         for record in &records {
-            if let Some((Record::Known(entry), _)) = Record::split(record) {
-                self.state.apply(entry);
+            let mut bytes = record.as_slice();
+            while let Some((record, rest)) = Record::split(bytes) {
+                self.state.read(record);
+                bytes = rest;
             }
         }
+        self.state.settle();
         self.compact_if_long();
         Ok(())
     }
@@ -209,9 +213,27 @@ impl<B: Backend> Journal<B> {
         }
     }
 
-    fn compact(&mut self) -> Result<(), StoreError> {
+    /// Rewrites what an older minor version wrote, so that the header says what may be in the journal.
+    /// No reader depends on it: where there is no room, it stays as it is.
+    pub(crate) fn upgrade(&mut self) -> Result<(), StoreError> {
+        match self.compact() {
+            Err(error) if self.poisoned => Err(error),
+            Err(error) => {
+                warn!(dir = %self.dir.display(), %error, "cannot raise the journal's version");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    pub(crate) fn compact(&mut self) -> Result<(), StoreError> {
+        if self.poisoned {
+            return Err(StoreError::Poisoned { dir: self.dir.clone() });
+        }
+        self.state.forget_unused_dimms();
         let generation = self.header.generation.saturating_add(1);
-        let header = Header { generation, ..self.header };
+        let minor = self.header.minor.max(VERSION.1);
+        let header = Header { generation, minor, ..self.header };
         let image = Image::of(header, &self.state, &self.dir)?;
         image.write(&mut self.backend, &self.dir)?;
         // From here on the old journal may be gone: what fails leaves open which one is there.

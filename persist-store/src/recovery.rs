@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use ras_core::Timestamp;
 use ras_store_format::layout::{BLOCK_SIZE, COPIES, VERSION};
 use ras_store_format::reading::Repair;
-use ras_store_format::{Damage, Entry, Fault, Header, Reading, Record, State, Witness};
+use ras_store_format::{Damage, Entry, Fault, Header, Loader, Reading, Record, State, Witness};
 use tracing::warn;
 
 use crate::StoreError;
@@ -141,6 +141,7 @@ pub(crate) fn open<B: Backend>(
                 generation: generation_max.saturating_add(1).max(now.0),
                 geometry: limits.geometry,
             };
+            state.forget_unused_dimms();
             let image = Image::of(fresh, &state, dir)?;
             image.write(&mut backend, dir)?;
             image.install(&mut backend, dir)?;
@@ -155,7 +156,11 @@ pub(crate) fn open<B: Backend>(
             warn!(dir = %dir.display(), %error, "cannot create the store's witness");
         }
     }
-    Ok((Journal::new(backend, dir, limits, (header, end, capacity), state), recovery))
+    let mut journal = Journal::new(backend, dir, limits, (header, end, capacity), state);
+    if header.minor < VERSION.1 {
+        journal.upgrade()?;
+    }
+    Ok((journal, recovery))
 }
 
 /// The store's files as they were found.
@@ -226,6 +231,7 @@ impl Files {
         recovery.damage = reading.fault;
         recovery.damaged_copies = reading.damaged_copies;
         recovery.torn_tail = (reading.torn_bytes > 0).then_some(reading.torn_bytes);
+        let mut loader = Loader::default();
         for mut records in reading.blocks.iter().copied() {
             while !records.is_empty() {
                 let Some((record, rest)) = Record::split(records) else {
@@ -233,16 +239,12 @@ impl Files {
                     break;
                 };
                 recovery.records += 1;
-                match record {
-                    Record::Known(entry) => examined.state.apply(entry),
-                    Record::Unknown(unknown) => {
-                        recovery.unknown_records += 1;
-                        examined.state.unknown.push(unknown);
-                    }
-                }
+                recovery.unknown_records += u64::from(matches!(record, Record::Unknown(_)));
+                loader.read(record);
                 records = rest;
             }
         }
+        examined.state = loader.finish();
         examined.header = reading.header;
         examined.generation_max = reading.generation_max;
         examined.repairs = reading.repairs;

@@ -15,8 +15,8 @@ use crate::recovery::{self, Recovery};
 use crate::{Capacity, Entry, State, StoreError};
 
 /// Times [`read`] looks when a writer may be at work, and the pause before each but the first.
-const LOOKS: u32 = 10;
-const PAUSE: Duration = Duration::from_millis(5);
+pub(crate) const LOOKS: u32 = 10;
+pub(crate) const PAUSE: Duration = Duration::from_millis(5);
 
 /// A store open for writing. There is one per directory; dropping it lets the next writer in.
 pub struct Store {
@@ -61,6 +61,13 @@ impl Store {
         self.journal.append(entries)
     }
 
+    /// Rewrites the journal as short as it can be. Happens by itself where it pays.
+    ///
+    /// Fails as [`Self::append_all`] does; the list is then as it was.
+    pub fn compact(&mut self) -> Result<(), StoreError> {
+        self.journal.compact()
+    }
+
     /// What is remembered. Texts are as they lie on disk, cut to the format's limits.
     #[must_use]
     pub fn state(&self) -> &State {
@@ -92,7 +99,7 @@ pub fn read(dir: &Path) -> Result<(State, Recovery), StoreError> {
     Ok((state, recovery))
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
 }

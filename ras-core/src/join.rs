@@ -90,11 +90,11 @@ impl<T> Join<T> {
         &mut self,
         stream: u32,
         place: T,
-        record: ErrorRecord,
+        record: impl Into<Box<ErrorRecord>>,
         out: &mut impl FnMut(Joined<T>) -> Result<(), E>,
     ) -> Result<(), E> {
+        let record = record.into();
         let (channel, time) = (channel(&record), record.time);
-        let record = Box::new(record);
         let report = Report { place, record, channel, stream, number: self.pushed };
         self.pushed = self.pushed.saturating_add(1);
         self.newest = self.newest.max(time);

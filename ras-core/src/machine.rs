@@ -121,11 +121,16 @@ impl Dimm {
         let Self { identity: DimmIdentity { manufacturer, part, serial }, .. } = self;
         let mut digest = Digest::new("dimm");
         for text in [manufacturer, part, serial] {
-            digest.text(text.as_deref().unwrap_or_default());
+            digest.text(name(text.as_deref().unwrap_or_default()));
         }
-        digest.text(&self.locator).text(&self.bank_locator).number(self.size);
+        digest.text(name(&self.locator)).text(name(&self.bank_locator)).number(self.size);
         digest.0
     }
+}
+
+/// As much of a name as a list keeps: 255 bytes.
+fn name(text: &str) -> &str {
+    &text[..text.floor_char_boundary(255)]
 }
 
 impl fmt::Display for Dimm {

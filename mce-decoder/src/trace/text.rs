@@ -28,7 +28,7 @@ pub struct TraceText(());
 impl LineDecoder for TraceText {
     fn line(&mut self, line: &[u8], offset: u64, found: &mut Vec<Found>) {
         let line = String::from_utf8_lossy(line.get(..LINE_MAX).unwrap_or(line));
-        found.extend(decode(&line).map(|record| Found { offset, record }));
+        found.extend(decode(&line).map(|record| Found::new(offset, record)));
     }
 
     fn finish(&mut self, _found: &mut Vec<Found>) {}

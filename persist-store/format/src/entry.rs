@@ -1,13 +1,17 @@
 //! What the journal says: one [`Entry`] per record, and how each lies on disk.
 
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use ras_core::{
-    DimmLocation, ErrorSource, Evacuation, Health, Location, NodeState, Pfn, RetireReason,
+    Dimm, DimmLocation, ErrorSource, Evacuation, Health, Location, NodeState, Pfn, RetireReason,
     RetireState, RetiredPage, Severity, Timestamp,
 };
 
+use crate::State;
+use crate::origin::{self, Origin};
 use crate::wire::{Reader, Writer};
 
 /// Longest name on disk, in bytes: a FRU text, a person, a guest, a file. Longer ones are cut at a
@@ -24,9 +28,13 @@ pub const RECORD_HEADER_SIZE: usize = 4;
 /// One thing to remember. Applied in order by [`State::apply`](crate::State::apply).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Entry {
-    /// A retired page as it is now; replaces what was known about that page.
+    /// A page that must not be used, as it is now; replaces what was known about that page. Where it
+    /// says nothing of module, map and the finer location, what was known of the same `since` stays.
+    /// Its state is none of the suspended ones: those are reached by [`Entry::Changed`].
     Page(RetiredPage),
-    /// A person put a page back into use. The only way a page leaves the list.
+    /// What an entry is worth changed, by a rule's or a person's word.
+    Changed(Change),
+    /// A person put a page back into use. Suspended entries stay; see [`ChangeKind::Forgotten`].
     Unretired {
         /// The page.
         pfn: Pfn,
@@ -59,6 +67,72 @@ pub enum Entry {
     },
 }
 
+/// A word on one entry, which `pfn` and `since` name. Where there is no such entry it is noted in the
+/// audit and changes nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// The entry's page.
+    pub pfn: Pfn,
+    /// When that page was first condemned.
+    pub since: Timestamp,
+    /// When the change was decided.
+    pub time: Timestamp,
+    /// What becomes of it.
+    pub kind: ChangeKind,
+    /// Whether it goes into the audit. Not where the record only repeats what an entry is, or is one
+    /// step of a change that another record of the commit logs.
+    pub logged: bool,
+    /// Which rule or who, at most [`NAME_MAX`] bytes.
+    pub who: String,
+    /// Why, at most [`LINE_MAX`] bytes.
+    pub note: String,
+}
+
+/// See [`Change`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChangeKind {
+    /// To [`RetireState::Probation`].
+    Probation,
+    /// To [`RetireState::Expired`].
+    Expired,
+    /// To [`RetireState::Stale`].
+    Stale,
+    /// A suspended entry keeps its page out of use again, as [`RetireState::Pending`]. Nothing changes
+    /// while another entry does so already.
+    Reinstated,
+    /// A suspended entry leaves: its cells are now at another page, which has its own entry.
+    Moved {
+        /// That page.
+        to: Pfn,
+    },
+    /// A suspended entry leaves for good.
+    Forgotten,
+}
+
+impl ChangeKind {
+    /// The state an entry is suspended in by this.
+    #[must_use]
+    pub const fn suspends(self) -> Option<RetireState> {
+        match self {
+            Self::Probation => Some(RetireState::Probation),
+            Self::Expired => Some(RetireState::Expired),
+            Self::Stale => Some(RetireState::Stale),
+            Self::Reinstated | Self::Moved { .. } | Self::Forgotten => None,
+        }
+    }
+
+    /// The change that suspends an entry in `state`.
+    #[must_use]
+    pub const fn suspending(state: RetireState) -> Option<Self> {
+        match state {
+            RetireState::Probation => Some(Self::Probation),
+            RetireState::Expired => Some(Self::Expired),
+            RetireState::Stale => Some(Self::Stale),
+            _ => None,
+        }
+    }
+}
+
 /// What is known about damage the store recovered from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Damage {
@@ -75,6 +149,10 @@ pub struct Damage {
 pub enum Record {
     /// One this version can read.
     Known(Entry),
+    /// A module that origins speak of by its digest.
+    Dimm(Dimm),
+    /// What kind 1 has no room for: belongs to a page.
+    Origin(Origin),
     /// One it can't.
     Unknown(UnknownRecord),
 }
@@ -105,16 +183,20 @@ const KIND_OBSERVED: u16 = 3;
 const KIND_NODE: u16 = 4;
 const KIND_DAMAGED: u16 = 5;
 const KIND_DAMAGE_ACCEPTED: u16 = 6;
+// Since version 1.1.
+const KIND_DIMM: u16 = 7;
+const KIND_ORIGIN: u16 = 8;
+const KIND_CHANGED: u16 = 9;
 
 // Codes on disk. One table per type serves both directions; a code is never given a second meaning.
-const REASONS: &[(u8, RetireReason)] = &[
+pub(crate) const REASONS: &[(u8, RetireReason)] = &[
     (0, RetireReason::Uncorrected),
     (1, RetireReason::CorrectedThreshold),
     (2, RetireReason::Operator),
 ];
 const STATES: &[(u8, RetireState)] =
     &[(0, RetireState::Pending), (1, RetireState::Retired), (2, RetireState::Failed)];
-const SEVERITIES: &[(u8, Severity)] = &[
+pub(crate) const SEVERITIES: &[(u8, Severity)] = &[
     (0, Severity::Unknown),
     (1, Severity::Informational),
     (2, Severity::Corrected),
@@ -124,7 +206,7 @@ const SEVERITIES: &[(u8, Severity)] = &[
     (6, Severity::Srar),
     (7, Severity::Fatal),
 ];
-const SOURCES: &[(u8, ErrorSource)] = &[
+pub(crate) const SOURCES: &[(u8, ErrorSource)] = &[
     (0, ErrorSource::MceRecord),
     (1, ErrorSource::Cper),
     (2, ErrorSource::ApeiStatusBlock),
@@ -134,13 +216,23 @@ const SOURCES: &[(u8, ErrorSource)] = &[
 const HEALTHS: &[(u8, Health)] = &[(0, Health::Green), (1, Health::Yellow), (2, Health::Red)];
 
 impl Entry {
-    /// The whole record: kind, length, payload.
+    /// All that has to be written for it: one record, or a page's with its module's and its origin's.
+    /// They fit in one block and belong in the same one.
     pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
+        Encoder::default().encode(self)
+    }
+
+    /// The one record that older versions can read.
+    fn encode_record(&self) -> Result<Vec<u8>, EncodeError> {
         let mut payload = Writer::default();
         let kind = match self {
             Self::Page(page) => {
                 encode_page(&mut payload, page)?;
                 KIND_PAGE
+            }
+            Self::Changed(change) => {
+                encode_change(&mut payload, change);
+                KIND_CHANGED
             }
             Self::Unretired { pfn, time, who, note } => {
                 payload.u64(pfn.0);
@@ -171,6 +263,43 @@ impl Entry {
     }
 }
 
+/// Encodes entries, and names each module once.
+#[derive(Default)]
+pub struct Encoder<'a> {
+    known: Option<&'a BTreeMap<u64, Arc<Dimm>>>,
+    told: BTreeSet<u64>,
+}
+
+impl<'a> Encoder<'a> {
+    /// For entries that follow those `state` was made of.
+    #[must_use]
+    pub fn after(state: &'a State) -> Self {
+        Self { known: Some(&state.dimms), told: BTreeSet::new() }
+    }
+
+    /// See [`Entry::encode`].
+    pub fn encode(&mut self, entry: &Entry) -> Result<Vec<u8>, EncodeError> {
+        let mut records = Vec::new();
+        let Entry::Page(page) = entry else { return entry.encode_record() };
+        let origin = Origin::of(page);
+        if let Some((digest, dimm)) = origin.dimm.zip(page.dimm.as_deref())
+            && !self.known.is_some_and(|known| known.contains_key(&digest))
+            && self.told.insert(digest)
+        {
+            let mut payload = Writer::default();
+            origin::encode_dimm(&mut payload, dimm);
+            records.extend(frame(KIND_DIMM, &payload.0));
+        }
+        records.extend(entry.encode_record()?);
+        if !origin.is_empty() {
+            let mut payload = Writer::default();
+            origin.encode(&mut payload);
+            records.extend(frame(KIND_ORIGIN, &payload.0));
+        }
+        Ok(records)
+    }
+}
+
 impl Record {
     /// Takes one record off `bytes`. `None` where the frame itself does not fit, which in a block
     /// with a valid checksum is a writer's bug, never the medium's.
@@ -179,10 +308,8 @@ impl Record {
         let kind = reader.u16()?;
         let length = reader.u16()?;
         let payload = reader.bytes(usize::from(length))?;
-        let record = decode(kind, payload).map_or_else(
-            || Self::Unknown(UnknownRecord { kind, payload: payload.into() }),
-            Self::Known,
-        );
+        let record = decode(kind, payload)
+            .unwrap_or_else(|| Self::Unknown(UnknownRecord { kind, payload: payload.into() }));
         Some((record, reader.0))
     }
 }
@@ -207,9 +334,19 @@ fn frame(kind: u16, payload: &[u8]) -> Vec<u8> {
 
 /// `None` for an unknown kind, an unknown code, missing bytes or bytes left over: the layout of a
 /// kind never changes, so any of these means a newer writer.
-fn decode(kind: u16, payload: &[u8]) -> Option<Entry> {
+fn decode(kind: u16, payload: &[u8]) -> Option<Record> {
     let reader = &mut Reader(payload);
-    let entry = match kind {
+    let record = match kind {
+        KIND_DIMM => Record::Dimm(origin::decode_dimm(reader)?),
+        KIND_ORIGIN => Record::Origin(Origin::decode(reader)?),
+        _ => Record::Known(decode_entry(kind, reader)?),
+    };
+    reader.0.is_empty().then_some(record)
+}
+
+fn decode_entry(kind: u16, reader: &mut Reader<'_>) -> Option<Entry> {
+    Some(match kind {
+        KIND_CHANGED => Entry::Changed(decode_change(reader)?),
         KIND_PAGE => Entry::Page(decode_page(reader)?),
         KIND_UNRETIRED => {
             let pfn = Pfn(reader.u64()?);
@@ -230,8 +367,7 @@ fn decode(kind: u16, payload: &[u8]) -> Option<Entry> {
             Entry::DamageAccepted { time, who, note }
         }
         _ => return None,
-    };
-    reader.0.is_empty().then_some(entry)
+    })
 }
 
 fn encode_page(payload: &mut Writer, page: &RetiredPage) -> Result<(), EncodeError> {
@@ -260,7 +396,7 @@ fn decode_page(reader: &mut Reader<'_>) -> Option<RetiredPage> {
         severity: meaning(SEVERITIES, reader.u8()?)?,
         source: meaning(SOURCES, reader.u8()?)?,
         location: decode_location(reader)?,
-        // Not in version 1.0 of the format.
+        // The origin's.
         dimm: None,
         epoch: None,
         diagnosis: reader.text(LINE_MAX)?,
@@ -344,12 +480,52 @@ fn decode_location(reader: &mut Reader<'_>) -> Option<Location> {
             column,
             bit_position: narrow(bit_position)?,
             module_handle: narrow(module_handle)?,
-            // Version 1 of the format has no room for what was added to a location since.
+            // The rest is the origin's.
             ..DimmLocation::default()
         },
         fru: if present & LOCATION_FRU != 0 { Some(reader.text(NAME_MAX)?) } else { None },
         ..Location::default()
     })
+}
+
+fn encode_change(payload: &mut Writer, change: &Change) {
+    let (code, to) = match change.kind {
+        ChangeKind::Probation => (0, Pfn(0)),
+        ChangeKind::Expired => (1, Pfn(0)),
+        ChangeKind::Stale => (2, Pfn(0)),
+        ChangeKind::Reinstated => (3, Pfn(0)),
+        ChangeKind::Moved { to } => (4, to),
+        ChangeKind::Forgotten => (5, Pfn(0)),
+    };
+    payload.u64(change.pfn.0);
+    payload.u64(change.since.0);
+    payload.u64(to.0);
+    payload.u8(code);
+    payload.u8(change.logged.into());
+    encode_audit(payload, change.time, &change.who, &change.note);
+}
+
+fn decode_change(reader: &mut Reader<'_>) -> Option<Change> {
+    let (pfn, since) = (Pfn(reader.u64()?), Timestamp(reader.u64()?));
+    let to = Pfn(reader.u64()?);
+    let kind = match (reader.u8()?, to) {
+        (4, to) => ChangeKind::Moved { to },
+        // A page where none belongs: a newer writer's.
+        (_, Pfn(1..)) => return None,
+        (0, _) => ChangeKind::Probation,
+        (1, _) => ChangeKind::Expired,
+        (2, _) => ChangeKind::Stale,
+        (3, _) => ChangeKind::Reinstated,
+        (5, _) => ChangeKind::Forgotten,
+        _ => return None,
+    };
+    let logged = match reader.u8()? {
+        0 => false,
+        1 => true,
+        _ => return None,
+    };
+    let (time, who, note) = decode_audit(reader)?;
+    Some(Change { pfn, since, time, kind, logged, who, note })
 }
 
 fn encode_node(payload: &mut Writer, node: &NodeState) -> Result<(), EncodeError> {
@@ -394,7 +570,7 @@ fn decode_audit(reader: &mut Reader<'_>) -> Option<(Timestamp, String, String)> 
     Some((Timestamp(reader.u64()?), reader.text(NAME_MAX)?, reader.text(LINE_MAX)?))
 }
 
-fn code<T: PartialEq>(
+pub(crate) fn code<T: PartialEq>(
     table: &[(u8, T)],
     wanted: T,
     field: &'static str,
@@ -404,11 +580,11 @@ fn code<T: PartialEq>(
     found.map(|(code, _)| *code).ok_or(EncodeError { field, value })
 }
 
-fn meaning<T: Copy>(table: &[(u8, T)], wanted: u8) -> Option<T> {
+pub(crate) fn meaning<T: Copy>(table: &[(u8, T)], wanted: u8) -> Option<T> {
     table.iter().find(|(code, _)| *code == wanted).map(|(_, meaning)| *meaning)
 }
 
 /// `None` where a present number does not fit: the writer knew a wider field.
-fn narrow<T: TryFrom<u32>>(number: Option<u32>) -> Option<Option<T>> {
+pub(crate) fn narrow<T: TryFrom<u32>>(number: Option<u32>) -> Option<Option<T>> {
     number.map(T::try_from).transpose().ok()
 }

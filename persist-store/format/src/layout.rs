@@ -18,7 +18,7 @@ pub const BLOCK_SIZE: usize = 4096;
 pub const COPIES: u64 = 2;
 
 /// Version this crate writes. A reader refuses another major version and reads any minor one.
-pub const VERSION: (u16, u16) = (1, 0);
+pub const VERSION: (u16, u16) = (1, 1);
 
 /// Longest journal this format allows, in bytes. Some half a million pages; a reader can hold it.
 pub const JOURNAL_SIZE_MAX: u64 = 256 << 20;
@@ -79,10 +79,14 @@ const WITNESS_CHECKED_FROM: usize = 12;
 /// Bytes of records a block holds. A record never spans blocks.
 pub const PAYLOAD_SIZE: usize = BLOCK_SIZE - size_of::<RawBlock>();
 
-// The largest record, a page with every field at its limit, fits in one block.
+// The largest thing to be said, a page with its module and its origin, every field at its limit, fits
+// in one block.
 const PAGE_RECORD_SIZE_MAX: usize =
     RECORD_HEADER_SIZE + 32 + (2 + 14 * 4) + (2 + NAME_MAX as usize) + 2 * (2 + LINE_MAX as usize);
-const _: () = assert!(PAGE_RECORD_SIZE_MAX <= PAYLOAD_SIZE);
+const DIMM_RECORD_SIZE_MAX: usize = RECORD_HEADER_SIZE + 16 + 5 * (2 + NAME_MAX as usize);
+const ORIGIN_RECORD_SIZE_MAX: usize = RECORD_HEADER_SIZE + 17 + 8 + 8 + 2 + 1 + 7;
+const _: () =
+    assert!(PAGE_RECORD_SIZE_MAX + DIMM_RECORD_SIZE_MAX + ORIGIN_RECORD_SIZE_MAX <= PAYLOAD_SIZE);
 
 /// What the file header says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,6 +101,7 @@ pub struct Header {
 }
 
 /// A header whose checksum holds.
+#[derive(Clone, Copy)]
 pub(crate) enum CheckedHeader {
     Ours(Header),
     OtherMajor(u16),

@@ -4,12 +4,13 @@
 //! leave any subset of the unsynced sectors, every byte can be flipped, and every call can fail.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use ras_core::{
-    DimmLocation, ErrorSource, Evacuation, Health, Location, NodeState, Pfn, RetireReason,
-    RetireState, RetiredPage, Severity, Timestamp,
+    Dimm, DimmIdentity, DimmLocation, ErrorSource, Evacuation, Health, Location, MapEpoch,
+    NodeState, PciAddress, Pfn, RetireReason, RetireState, RetiredPage, Severity, Timestamp,
 };
-use ras_store_format::{Entry, Geometry, State};
+use ras_store_format::{Change, ChangeKind, Entry, Geometry, State};
 
 use crate::StoreError;
 use crate::backend::simulated::Simulated;
@@ -21,6 +22,9 @@ mod damage;
 mod errors;
 mod files;
 mod growth;
+mod reconcile;
+pub(crate) mod suite;
+mod versions;
 
 /// Segments of four blocks and early compaction: a short script meets every rule.
 const SMALL: Limits =
@@ -62,6 +66,34 @@ fn page(number: u64, state: RetireState) -> Entry {
     })
 }
 
+/// A page of which everything is known.
+fn placed(number: u64, state: RetireState) -> Entry {
+    let Entry::Page(mut page) = page(number, state) else { unreachable!() };
+    page.location.imc = Some(2);
+    page.location.dimm.chip = Some(1);
+    page.location.pci = Some(PciAddress { segment: 0, bus: 0x7f, device: 10, function: 1 });
+    page.epoch = Some(MapEpoch(0x1234));
+    page.dimm = Some(Arc::new(Dimm {
+        identity: DimmIdentity::new("Maker", "PART-1", "03A1B2C3"),
+        locator: "DIMM_B2".into(),
+        bank_locator: "NODE 1".into(),
+        size: 32 << 30,
+    }));
+    Entry::Page(page)
+}
+
+fn change(number: u64, kind: ChangeKind) -> Entry {
+    Entry::Changed(Change {
+        pfn: Pfn(0x12_3000 + number),
+        since: time(number),
+        time: time(number + 5),
+        kind,
+        logged: true,
+        who: "rule".into(),
+        note: "why".into(),
+    })
+}
+
 fn unretired(number: u64) -> Entry {
     Entry::Unretired {
         pfn: Pfn(0x12_3000 + number),
@@ -91,12 +123,15 @@ fn script() -> Vec<Vec<Entry>> {
         vec![page(1, RetireState::Pending)],
         vec![page(1, RetireState::Retired), node(1)],
         vec![observed(1)],
-        (10..70).map(|number| page(number, RetireState::Pending)).collect(),
+        (10..40).map(|number| page(number, RetireState::Pending)).collect(),
         vec![unretired(10)],
         vec![observed(2), observed(3)],
     ];
     script.extend((10..24).map(|number| vec![page(number, RetireState::Retired)]));
     script.push(vec![unretired(11), page(2, RetireState::Failed)]);
+    script.push(vec![placed(3, RetireState::Pending), placed(4, RetireState::Retired)]);
+    script.push(vec![change(3, ChangeKind::Expired), change(4, ChangeKind::Probation)]);
+    script.push(vec![change(3, ChangeKind::Reinstated), change(4, ChangeKind::Stale)]);
     script
 }
 

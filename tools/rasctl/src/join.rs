@@ -132,5 +132,5 @@ fn hand_on(
         witness.details.push(detail("found_in", Value::Group(found_in)));
     }
     let Place { file, offset, line, .. } = place;
-    sink.record(Found { file, offset, line, record: *record })
+    sink.record(Found { file, offset, line, record })
 }

@@ -37,8 +37,8 @@ pub struct Found {
     pub offset: u64,
     /// The line it begins in, from 1, where the input has lines.
     pub line: Option<u64>,
-    /// The record.
-    pub record: ErrorRecord,
+    /// The record. It is large, and passes through many hands.
+    pub record: Box<ErrorRecord>,
 }
 
 /// Damage that belongs to no record. Its offset counts as that of [`Found`].
@@ -134,9 +134,9 @@ impl Output<'_> {
         &mut self,
         offset: u64,
         line: Option<u64>,
-        record: ErrorRecord,
+        record: impl Into<Box<ErrorRecord>>,
     ) -> Result<(), Stop> {
-        let found = Found { file: Arc::clone(&self.file), offset, line, record };
+        let found = Found { file: Arc::clone(&self.file), offset, line, record: record.into() };
         self.sink.record(found).map_err(Stop::Sink)
     }
 

@@ -15,7 +15,7 @@ struct Kept(Vec<ErrorRecord>, Vec<String>);
 impl Sink for Kept {
     fn record(&mut self, found: Found) -> io::Result<()> {
         self.1.extend(found.record.problems.iter().map(|problem| problem.detail.clone()));
-        self.0.push(found.record);
+        self.0.push(*found.record);
         Ok(())
     }
 

@@ -232,7 +232,7 @@ impl Report {
         let offset = section.offset;
         let mut record = section.record();
         self.add_to(&mut record, offset);
-        found.push(Found { offset, record });
+        found.push(Found::new(offset, record));
     }
 
     /// A report without a section is one too.
@@ -255,7 +255,7 @@ impl Report {
         };
         let offset = self.offset;
         self.add_to(&mut record, offset);
-        found.push(Found { offset, record });
+        found.push(Found::new(offset, record));
     }
 
     fn add_to(&self, record: &mut ErrorRecord, offset: u64) {
