@@ -1,6 +1,16 @@
 //! What PCI Express calls its errors. PCI Express Base Specification, "Advanced Error Reporting
 //! Extended Capability".
 
+use ras_core::Severity;
+
+/// How bad an uncorrectable error is that is not fatal, and the rule that says so.
+///
+/// "Non-Fatal Errors": one transaction is unreliable, the link is not. Firmware calls it *recoverable*
+/// (UEFI Specification, Appendix N, "Error Severity"). No data in memory is said to be lost, so nothing is
+/// there to act on before its requester does: not action optional, as it is for memory.
+pub(crate) const NON_FATAL: (Severity, &str) =
+    (Severity::Ucna, "firmware says recoverable: a transaction failed, the link goes on");
+
 /// Bits of the correctable error status, mask and severity registers.
 pub(crate) const AER_CORRECTABLE: &[(u32, &str)] = &[
     (0, "receiver error"),
@@ -13,9 +23,9 @@ pub(crate) const AER_CORRECTABLE: &[(u32, &str)] = &[
     (15, "header log overflow"),
 ];
 
-/// Bits of the uncorrectable error status, mask and severity registers.
+/// Bits of the uncorrectable error status, mask and severity registers, and values of the first error
+/// pointer. Bit 0 is undefined.
 pub(crate) const AER_UNCORRECTABLE: &[(u32, &str)] = &[
-    (0, "undefined"),
     (4, "data link protocol error"),
     (5, "surprise down"),
     (12, "poisoned TLP received"),

@@ -57,13 +57,30 @@ pub enum StoreError {
         /// The store's directory.
         dir: PathBuf,
     },
-    /// The journal reached the largest size the format allows.
-    #[error("the store {} is full: its journal may not exceed {size_max} bytes", dir.display())]
+    /// The list reached the largest size that its format or its medium allows.
+    #[error("the store {} is full: the list may not exceed {size_max} bytes", dir.display())]
     Full {
         /// The store's directory.
         dir: PathBuf,
         /// The limit in bytes.
         size_max: u64,
+    },
+    /// The medium took as many bytes as it may in one boot: firmware gets room back only then, and
+    /// its flash wears out. What was acknowledged is there.
+    #[error(
+        "the store {} took {written} of the {budget} bytes it may take between two boots; \
+         {needed} more have to wait for the next",
+        dir.display()
+    )]
+    Worn {
+        /// The store's place.
+        dir: PathBuf,
+        /// Bytes it took since boot.
+        written: u64,
+        /// Bytes that were to be written now.
+        needed: u64,
+        /// The limit.
+        budget: u64,
     },
     /// The entry holds a value the format has no code for.
     #[error("cannot write the entry to {}", dir.display())]

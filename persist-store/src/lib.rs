@@ -14,18 +14,27 @@
 
 mod backend;
 mod error;
+mod fmpm;
 mod fresh;
+mod image;
 mod journal;
 mod list;
 mod reconcile;
 mod recovery;
 mod store;
+mod verify;
 
 #[cfg(test)]
 mod tests;
 
+pub use backend::efi_var::{EfiVarList, EfiVariables};
+pub use backend::efivarfs;
+pub use backend::erst::{ErrorRecords, ErstDevice, ErstList, RecordStore};
 pub use error::StoreError;
+pub use fmpm::{Crossing, CrossingReport, Package};
+pub use image::{Boot, ImageList, Medium};
 pub use list::{Capacity, FileList, MemoryList, PageList};
+pub use ras_store_format::exclusion;
 pub use ras_store_format::{
     AuditEvent, AuditKind, Change, ChangeKind, Damage, Entry, Fault, Observations, State,
     Suspended, UnknownRecord,
@@ -33,3 +42,4 @@ pub use ras_store_format::{
 pub use reconcile::{Present, Repair, Translate, reconcile};
 pub use recovery::Recovery;
 pub use store::{Store, read};
+pub use verify::{DamagedBlock, Part, Verdict, Verification, verify};

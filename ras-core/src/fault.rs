@@ -19,10 +19,22 @@ pub struct Fault {
     pub time: Timestamp,
     /// Where, as far as that error's source knew.
     pub location: Location,
+    /// The error that completed the diagnosis is of a previous boot: the hardware is still broken, but
+    /// whatever lies there now is whole.
+    #[serde(default)]
+    pub previous_boot: bool,
     /// The rule that fired and the figures it saw, in one line.
     pub reason: String,
     /// Set when this fault brings the host's risk over a limit of the policy: which, and the figures.
     pub host_risk: Option<String>,
+}
+
+impl Fault {
+    /// Whether data that is in use on this boot was lost.
+    #[must_use]
+    pub const fn loses_data(&self) -> bool {
+        self.severity.is_uncorrected() && !self.previous_boot
+    }
 }
 
 /// What is broken, as far as the evidence goes. The modes without pages are told apart by

@@ -5,6 +5,7 @@
 //! this holds records back for a moment and serves whoever reads a log.
 
 use alloc::borrow::Cow;
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
@@ -42,7 +43,7 @@ pub struct Joined<T> {
     /// Where the head is.
     pub place: T,
     /// The most informative report, the head. The others are the last of its witnesses.
-    pub record: ErrorRecord,
+    pub record: Box<ErrorRecord>,
     /// Where the witnesses are that were joined, in their order: it has no places for those that the
     /// head came with.
     pub places: Vec<T>,
@@ -59,7 +60,8 @@ struct Pending<T> {
 #[derive(Clone, Debug)]
 struct Report<T> {
     place: T,
-    record: ErrorRecord,
+    /// Boxed: a record is hundreds of bytes, and most only pass through here.
+    record: Box<ErrorRecord>,
     channel: usize,
     stream: u32,
     number: u64,
@@ -88,9 +90,10 @@ impl<T> Join<T> {
         &mut self,
         stream: u32,
         place: T,
-        record: ErrorRecord,
+        record: impl Into<Box<ErrorRecord>>,
         out: &mut impl FnMut(Joined<T>) -> Result<(), E>,
     ) -> Result<(), E> {
+        let record = record.into();
         let (channel, time) = (channel(&record), record.time);
         let report = Report { place, record, channel, stream, number: self.pushed };
         self.pushed = self.pushed.saturating_add(1);
@@ -191,6 +194,9 @@ impl<T> Pending<T> {
     /// One record of all reports.
     fn join(self) -> Joined<T> {
         let Self { first, mut more } = self;
+        if more.is_empty() {
+            return Joined { place: first.place, record: first.record, places: Vec::new() };
+        }
         // Stable: of two equally informative reports the first one stays first.
         more.sort_by_key(|report| rank(&report.record));
         let mut head = first;
@@ -206,7 +212,7 @@ impl<T> Pending<T> {
         for other in more {
             fill(&mut record.location, &other.record, &mut filled);
             places.push(other.place);
-            others.push(other.record);
+            others.push(*other.record);
         }
         record.witnesses.append(&mut others);
         if !filled.is_empty() {

@@ -95,15 +95,11 @@ pub fn plan(fault: &Fault, host: &HostView) -> Vec<Action> {
     let mut actions = Vec::new();
     let lost = fault.severity.is_uncorrected();
     if let Some(pages) = fault.mode.pages() {
-        actions.push(if lost {
-            Action::RetirePages { pages, how: OfflineMode::Hard, reason: RetireReason::Uncorrected }
-        } else {
-            Action::RetirePages {
-                pages,
-                how: OfflineMode::Soft,
-                reason: RetireReason::CorrectedThreshold,
-            }
-        });
+        let reason =
+            if lost { RetireReason::Uncorrected } else { RetireReason::CorrectedThreshold };
+        // What lies in a page that lost data before this boot is whole: it is moved, not thrown away.
+        let how = if fault.loses_data() { OfflineMode::Hard } else { OfflineMode::Soft };
+        actions.push(Action::RetirePages { pages, how, reason });
     }
     let evacuate = match (&fault.mode, &fault.host_risk) {
         (FaultMode::Host { .. }, _) => Some(fault.reason.clone()),
@@ -211,7 +207,7 @@ pub enum GuestResult {
 #[must_use]
 pub fn escalate(fault: &Fault, outcome: &WalkOutcome) -> Vec<Action> {
     // After a successful soft offline the guest sits on a healthy page and never noticed.
-    let moved_away = !fault.severity.is_uncorrected() && outcome.host.is_offline();
+    let moved_away = !fault.loses_data() && outcome.host.is_offline();
     if moved_away {
         return Vec::new();
     }

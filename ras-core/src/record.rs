@@ -66,6 +66,19 @@ impl ErrorRecord {
         }
     }
 
+    /// Whether the error happened before this boot, so that nothing of what it hit is in use now.
+    ///
+    /// By its flags (UEFI Specification, Appendix N, "Error Record Header Flags":
+    /// `HW_ERROR_FLAGS_PREVERR`); by where it lay, since the boot error record table has nothing but
+    /// errors of a previous boot (ACPI Specification, "Boot Error Source"); and a fatal error that can be
+    /// read back from the serialization store ended the system that wrote it.
+    #[must_use]
+    pub fn is_of_previous_boot(&self) -> bool {
+        self.flags.previous_boot
+            || self.source == ErrorSource::Bert
+            || (self.source == ErrorSource::Erst && self.severity == Severity::Fatal)
+    }
+
     /// The pages the error concerns: `None` without a physical address; see [`ErrorAddress::pages`].
     #[must_use]
     pub fn pages(&self) -> Option<PfnRange> {
@@ -88,6 +101,17 @@ pub struct RecordFlags {
     pub recovered: bool,
     /// Further errors went unrecorded for want of space.
     pub overflow: bool,
+}
+
+impl RecordFlags {
+    /// None of them.
+    pub const NONE: Self = Self {
+        threshold_exceeded: false,
+        previous_boot: false,
+        simulated: false,
+        recovered: false,
+        overflow: false,
+    };
 }
 
 /// The channel an error report came through.
@@ -120,7 +144,7 @@ pub enum ErrorSource {
     NonStandard,
     /// A trace event of the kernel's `cxl` system.
     CxlEvent,
-    /// mcelog's text.
+    /// mcelog's text, or the kernel's structures that it reads.
     Mcelog,
     /// A machine check in the kernel log.
     #[serde(rename = "kernel_log_mce")]

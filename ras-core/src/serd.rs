@@ -45,6 +45,15 @@ impl SerdEngine {
         self.times.len() >= keep
     }
 
+    /// Adds the events of another engine of the same rate; true when the rate is reached.
+    pub fn join(&mut self, rate: Rate, other: &Self) -> bool {
+        let mut fired = false;
+        for time in &other.times {
+            fired = self.record(rate, *time, 1);
+        }
+        fired
+    }
+
     /// Events currently in the window.
     #[must_use]
     pub fn count(&self) -> usize {

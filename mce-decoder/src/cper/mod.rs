@@ -13,7 +13,7 @@ pub mod header;
 pub mod section;
 pub mod status_block;
 
-mod names;
+pub(crate) mod names;
 mod timestamp;
 
 use alloc::format;

@@ -8,7 +8,7 @@ use ras_core::{Guid, Value};
 pub(super) use crate::digits::{push_hex, push_number};
 
 /// UEFI Specification, Appendix N, "Error Severity". The status block has the same numbers.
-pub(super) const SEVERITIES: &[(u64, &str)] =
+pub(crate) const SEVERITIES: &[(u64, &str)] =
     &[(0, "recoverable"), (1, "fatal"), (2, "corrected"), (3, "informational")];
 
 /// UEFI Specification, Appendix N, "Error Record Header Flags".

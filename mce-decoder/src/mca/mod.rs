@@ -110,6 +110,18 @@ impl Explanation {
     }
 }
 
+/// Lengths that Linux' `struct mce` has had, the newest first: it only grows. `/dev/mcelog` gives those of
+/// its kernel, one after the other; 128 bytes since 5.8.
+pub const STRUCT_MCE_LENGTHS: [usize; 5] = [128, 120, 112, 104, 88];
+
+/// Decodes one of Linux' `struct mce`, as `/dev/mcelog` gives it and mce-inject makes it (Linux,
+/// `arch/x86/include/uapi/asm/mce.h`). `None` where fewer bytes are there than it ever had.
+#[must_use]
+pub fn decode_struct(bytes: &[u8]) -> Option<ErrorRecord> {
+    let (registers, context) = crate::cper::kernel_machine_check(bytes)?;
+    Some(ErrorRecord { source: ErrorSource::Mcelog, ..decode(&registers, context) })
+}
+
 /// Decodes one bank. Never fails: what has no meaning here stays unknown, with its raw bits.
 #[must_use]
 pub fn decode(registers: &McaRegisters, context: Context) -> ErrorRecord {

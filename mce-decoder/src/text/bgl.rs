@@ -24,7 +24,7 @@ pub struct BlueGene(());
 impl LineDecoder for BlueGene {
     fn line(&mut self, line: &[u8], offset: u64, found: &mut Vec<Found>) {
         let line = line.get(..4096).unwrap_or(line);
-        found.extend(decode(line).map(|record| Found { offset, record }));
+        found.extend(decode(line).map(|record| Found::new(offset, record)));
     }
 
     fn finish(&mut self, _found: &mut Vec<Found>) {}

@@ -5,6 +5,8 @@ use alloc::vec::Vec;
 
 use ras_core::{Detail, ErrorRecord, Value};
 
+use super::retry_log;
+
 /// Pairs taken from one text. Drivers give about a dozen.
 const PAIRS_MAX: usize = 64;
 
@@ -25,6 +27,8 @@ pub(crate) fn take(text: &str, record: &mut ErrorRecord) {
         };
         push(&mut record.details, key, value);
     }
+    // It is weighed against the row, which has its place by now.
+    retry_log::take(text, record);
 }
 
 fn push(details: &mut Vec<Detail>, key: &str, value: Value) {

@@ -271,7 +271,7 @@ impl LineDecoder for EdacTools {
             let mut next = || columns.next().unwrap_or_default();
             [next(), next(), next()]
         };
-        let mut push = |record: ErrorRecord| found.push(Found { offset, record });
+        let mut push = |record: ErrorRecord| found.push(Found::new(offset, record));
         if let [b"UE", b"CE", label] = columns
             && label.starts_with(b"Label")
         {
@@ -434,7 +434,7 @@ mod tests {
         let mut tools = EdacTools::default();
         let mut found = Vec::new();
         text.split('\n').for_each(|line| tools.line(line.as_bytes(), 0, &mut found));
-        found.into_iter().map(|found| found.record).collect()
+        found.into_iter().map(|found| *found.record).collect()
     }
 
     fn read(files: &[(&str, &str)]) -> Vec<ErrorRecord> {

@@ -7,14 +7,18 @@ pub mod kernel_log;
 
 pub mod mcelog;
 
+mod rasdaemon;
+
 pub mod edac_sysfs;
 
 pub mod bgl;
 
 pub(crate) mod edac_detail;
+mod retry_log;
 
 mod bytes;
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use ras_core::ErrorRecord;
@@ -24,8 +28,14 @@ use ras_core::ErrorRecord;
 pub struct Found {
     /// Bytes from the start of the input.
     pub offset: u64,
-    /// The record.
-    pub record: ErrorRecord,
+    /// The record. It is large, and passes through many hands.
+    pub record: Box<ErrorRecord>,
+}
+
+impl Found {
+    pub(crate) fn new(offset: u64, record: ErrorRecord) -> Self {
+        Self { offset, record: Box::new(record) }
+    }
 }
 
 /// A decoder that is fed lines.

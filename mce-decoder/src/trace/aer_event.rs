@@ -51,8 +51,7 @@ impl From<AerEvent> for ErrorRecord {
     fn from(event: AerEvent) -> Self {
         let corrected = event.severity == 2;
         let (severity, reason) = match event.severity {
-            // Nothing says that data in memory was lost, so no page is suspect.
-            0 => (Severity::Ucna, "AER: uncorrected, not fatal to the link"),
+            0 => (pci::NON_FATAL.0, "AER: uncorrected, not fatal to the link"),
             1 => (Severity::Fatal, "AER: fatal to the link"),
             2 => (Severity::Corrected, "AER: corrected"),
             _ => (Severity::Unknown, "AER gives a severity that is not defined"),

@@ -64,8 +64,18 @@ pub fn decode(format: &EventFormat, payload: &[u8]) -> Result<ErrorRecord, Trace
     .into())
 }
 
+impl McEvent {
+    /// log2 of a grain that rasdaemon recorded: the kernel's own log2, but bytes in some versions. A
+    /// grain of bytes is a power of two from 64 on (smaller ones nobody has), a log2 less than 64.
+    #[must_use]
+    pub const fn grain_bits_of(grain: u64) -> u8 {
+        let bits = if grain >= 64 { grain.trailing_zeros() as u64 } else { grain };
+        bits.to_le_bytes()[0]
+    }
+}
+
 /// The kernel's words for `error_type`.
-pub(super) const TYPES: &[(u64, &str)] =
+pub(crate) const TYPES: &[(u64, &str)] =
     &[(0, "Corrected"), (1, "Uncorrected"), (2, "Deferred"), (3, "Fatal"), (4, "Info")];
 
 impl From<McEvent> for ErrorRecord {

@@ -28,7 +28,7 @@ pub struct TraceText(());
 impl LineDecoder for TraceText {
     fn line(&mut self, line: &[u8], offset: u64, found: &mut Vec<Found>) {
         let line = String::from_utf8_lossy(line.get(..LINE_MAX).unwrap_or(line));
-        found.extend(decode(&line).map(|record| Found { offset, record }));
+        found.extend(decode(&line).map(|record| Found::new(offset, record)));
     }
 
     fn finish(&mut self, _found: &mut Vec<Found>) {}
@@ -288,7 +288,8 @@ fn non_standard(text: &str) -> Option<ErrorRecord> {
             _ => {}
         }
     }
-    Some(event.into())
+    // rasdaemon's lines have the same names before other words.
+    text.contains("sec type:").then(|| event.into())
 }
 
 /// The kernel prints the bytes of a GUID one after the other, not in its canonical form.
@@ -340,21 +341,50 @@ fn arm(text: &str) -> Option<ErrorRecord> {
             _ => {}
         }
     }
-    Some(event.into())
+    text.contains("affinity level: ").then(|| event.into())
 }
 
-/// `{3} corrected error: single-bit ECC physical addr: 0000… (mask lsb: c) …FRU: GUID TEXT`: the
-/// kernel's words for severity and type are kept, the address is read.
+/// `{3} corrected error: single-bit ECC physical addr: 0000… (mask lsb: c) …FRU: GUID TEXT`.
 fn extlog(text: &str) -> Option<ErrorRecord> {
     let (sequence, rest) = text.strip_prefix('{')?.split_once("} ")?;
     let (severity, rest) = rest.split_once(" error: ")?;
     let (kind, rest) = rest.split_once(" physical addr: ")?;
     let (addr, rest) = rest.split_once(" (mask lsb: ")?;
     let (lsb, rest) = rest.split_once(") ")?;
-    let addr = u64::from_str_radix(addr, 16).ok()?;
-    let lsb = u8::from_str_radix(lsb, 16).ok().filter(|lsb| *lsb < 64);
-    let lsb = lsb.unwrap_or(PAGE_SHIFT.to_le_bytes()[0]);
-    let number = match severity {
+    let (place, fru) = rest.split_once("FRU: ").unwrap_or((rest, ""));
+    let (fru_id, fru_text) = fru.trim().split_once(' ').unwrap_or((fru.trim(), ""));
+    Some(extlog_record(&Extlog {
+        sequence: sequence.parse().ok(),
+        severity,
+        kind,
+        addr: u64::from_str_radix(addr, 16).ok()?,
+        lsb: u8::from_str_radix(lsb, 16).ok(),
+        place,
+        fru_id,
+        fru_text,
+    }))
+}
+
+/// What a line of `extlog_mem_event` says, the kernel's or rasdaemon's.
+pub(crate) struct Extlog<'a> {
+    pub(crate) sequence: Option<u64>,
+    /// In words, as the type of the error is.
+    pub(crate) severity: &'a str,
+    pub(crate) kind: &'a str,
+    /// All ones where there is none.
+    pub(crate) addr: u64,
+    /// Lowest valid bit of the address.
+    pub(crate) lsb: Option<u8>,
+    /// `node: 0 card: 1`.
+    pub(crate) place: &'a str,
+    pub(crate) fru_id: &'a str,
+    pub(crate) fru_text: &'a str,
+}
+
+/// The words for severity and type are kept, the address is read.
+pub(crate) fn extlog_record(said: &Extlog<'_>) -> ErrorRecord {
+    let lsb = said.lsb.filter(|lsb| *lsb < 64).unwrap_or(PAGE_SHIFT.to_le_bytes()[0]);
+    let number = match said.severity {
         "recoverable" => 0,
         "fatal" => 1,
         "corrected" => 2,
@@ -368,26 +398,25 @@ fn extlog(text: &str) -> Option<ErrorRecord> {
         severity_reason: reason.into(),
         ..ErrorRecord::new(ras_core::ErrorSource::ExtlogMem)
     };
-    if addr != u64::MAX {
+    if said.addr != u64::MAX {
         record.address = Some(ErrorAddress {
-            addr: ras_core::PhysAddr(addr >> lsb << lsb),
+            addr: ras_core::PhysAddr(said.addr >> lsb << lsb),
             lsb,
             mode: AddressMode::Physical,
         });
     }
-    record.details.add_some("err_seq", sequence.parse::<u64>().ok());
-    record.details.add("error_type", kind.to_string());
-    let (place, fru) = rest.split_once("FRU: ").unwrap_or((rest, ""));
-    edac_pairs(place, &mut record);
-    let (id, fru) = fru.trim().split_once(' ').unwrap_or((fru.trim(), ""));
-    if !id.is_empty() {
-        record.details.add("fru_id", id.to_string());
+    record.details.add_some("err_seq", said.sequence);
+    record.details.add("error_type", said.kind.to_string());
+    edac_pairs(said.place, &mut record);
+    if !said.fru_id.is_empty() {
+        record.details.add("fru_id", said.fru_id.to_string());
     }
-    record.location.fru = (!fru.trim().is_empty()).then(|| fru.trim().to_string());
+    let fru = said.fru_text.trim();
+    record.location.fru = (!fru.is_empty()).then(|| fru.to_string());
     let phrase = mca::phrase(severity);
     let at = record.address.map_or_else(String::new, |at| alloc::format!(", at {}", at.addr));
-    record.summary = alloc::format!("memory error ({kind}), {phrase}{at}");
-    Some(record)
+    record.summary = alloc::format!("memory error ({}), {phrase}{at}", said.kind);
+    record
 }
 
 /// `node:0 card:1 row:4`, some of them with a blank after the colon.

@@ -189,14 +189,14 @@ const KIND_ORIGIN: u16 = 8;
 const KIND_CHANGED: u16 = 9;
 
 // Codes on disk. One table per type serves both directions; a code is never given a second meaning.
-const REASONS: &[(u8, RetireReason)] = &[
+pub(crate) const REASONS: &[(u8, RetireReason)] = &[
     (0, RetireReason::Uncorrected),
     (1, RetireReason::CorrectedThreshold),
     (2, RetireReason::Operator),
 ];
 const STATES: &[(u8, RetireState)] =
     &[(0, RetireState::Pending), (1, RetireState::Retired), (2, RetireState::Failed)];
-const SEVERITIES: &[(u8, Severity)] = &[
+pub(crate) const SEVERITIES: &[(u8, Severity)] = &[
     (0, Severity::Unknown),
     (1, Severity::Informational),
     (2, Severity::Corrected),
@@ -206,7 +206,7 @@ const SEVERITIES: &[(u8, Severity)] = &[
     (6, Severity::Srar),
     (7, Severity::Fatal),
 ];
-const SOURCES: &[(u8, ErrorSource)] = &[
+pub(crate) const SOURCES: &[(u8, ErrorSource)] = &[
     (0, ErrorSource::MceRecord),
     (1, ErrorSource::Cper),
     (2, ErrorSource::ApeiStatusBlock),
@@ -570,7 +570,7 @@ fn decode_audit(reader: &mut Reader<'_>) -> Option<(Timestamp, String, String)> 
     Some((Timestamp(reader.u64()?), reader.text(NAME_MAX)?, reader.text(LINE_MAX)?))
 }
 
-fn code<T: PartialEq>(
+pub(crate) fn code<T: PartialEq>(
     table: &[(u8, T)],
     wanted: T,
     field: &'static str,
@@ -580,11 +580,11 @@ fn code<T: PartialEq>(
     found.map(|(code, _)| *code).ok_or(EncodeError { field, value })
 }
 
-fn meaning<T: Copy>(table: &[(u8, T)], wanted: u8) -> Option<T> {
+pub(crate) fn meaning<T: Copy>(table: &[(u8, T)], wanted: u8) -> Option<T> {
     table.iter().find(|(code, _)| *code == wanted).map(|(_, meaning)| *meaning)
 }
 
 /// `None` where a present number does not fit: the writer knew a wider field.
-fn narrow<T: TryFrom<u32>>(number: Option<u32>) -> Option<Option<T>> {
+pub(crate) fn narrow<T: TryFrom<u32>>(number: Option<u32>) -> Option<Option<T>> {
     number.map(T::try_from).transpose().ok()
 }

@@ -10,18 +10,25 @@
 
 extern crate alloc;
 
+pub mod cper;
 pub mod entry;
+pub mod fmpm;
+pub mod image;
 pub mod origin;
 pub mod state;
 
+pub mod exclusion;
+
 pub mod layout;
 pub mod reading;
+pub mod survey;
 
 mod crc;
 mod wire;
 
 pub use crc::crc32c;
 pub use entry::{Change, ChangeKind, Damage, EncodeError, Encoder, Entry, Record, UnknownRecord};
+pub use image::{Image, ImageFault};
 pub use layout::{BLOCK_SIZE, Geometry, Header, Witness};
 pub use origin::Origin;
 pub use reading::{Fault, Reading, UnsupportedVersion};

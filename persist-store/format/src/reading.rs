@@ -77,6 +77,8 @@ pub enum Fault {
     Missing,
     /// A block with a good checksum holds bytes that are not records: a writer's bug.
     Malformed,
+    /// Both copies of an [`Image`](crate::Image) are damaged or lost.
+    ImagesLost,
 }
 
 impl fmt::Display for Fault {
@@ -93,6 +95,7 @@ impl fmt::Display for Fault {
             Self::Outdated => f.write_str("the journal is an older one than was last in use"),
             Self::Missing => f.write_str("the journal is missing, but was in use"),
             Self::Malformed => f.write_str("a block with a good checksum holds no records"),
+            Self::ImagesLost => f.write_str("both copies of the list are damaged"),
         }
     }
 }

@@ -24,6 +24,15 @@ impl Writer {
         self.0.extend(value.to_le_bytes());
     }
 
+    /// Seven bits a byte, the lowest first; bit 7 says that more follow.
+    pub(crate) fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.0.push(value.to_le_bytes()[0] | 0x80);
+            value >>= 7;
+        }
+        self.0.push(value.to_le_bytes()[0]);
+    }
+
     /// A u16 byte count and UTF-8. Longer text is cut at the last character that fits in `max` bytes.
     pub(crate) fn text(&mut self, text: &str, max: u16) {
         let fitting = &text[..text.floor_char_boundary(usize::from(max))];
@@ -60,6 +69,23 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    /// What [`Writer::varint`] wrote, in the shortest form only.
+    pub(crate) fn varint(&mut self) -> Option<u64> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            let bits = u64::from(byte & 0x7f);
+            if bits << shift >> shift != bits || (byte == 0 && shift > 0) {
+                return None;
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
     }
 
     /// What [`Writer::text`] wrote. `None` also beyond `max`: a newer writer has more room.

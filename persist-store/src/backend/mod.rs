@@ -3,6 +3,9 @@
 use std::io;
 
 mod directory;
+pub(crate) mod efi_var;
+pub mod efivarfs;
+pub(crate) mod erst;
 #[cfg(test)]
 pub(crate) mod simulated;
 

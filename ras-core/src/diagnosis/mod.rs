@@ -2,6 +2,7 @@
 
 pub mod grouping;
 mod page;
+mod previous_boot;
 #[cfg(test)]
 mod tests;
 
@@ -52,6 +53,8 @@ impl Default for Policy {
 #[derive(Clone, Debug, Default)]
 pub struct Diagnosis {
     dedupe: Dedupe,
+    /// The same for errors of previous boots: those are told again by every store that kept them.
+    dedupe_old: Dedupe,
     pages: BTreeMap<Pfn, SerdEngine>,
     uncorrected: SerdEngine,
     retired: BTreeSet<Pfn>,
@@ -160,6 +163,8 @@ pub enum Verdict {
         /// The page.
         pfn: Pfn,
     },
+    /// The source says that the error is not real. No memory is given up for it.
+    Simulated,
     /// Nothing to act on: why, in one line.
     Noted(String),
     /// Something is broken.
@@ -168,12 +173,30 @@ pub enum Verdict {
 
 /// Joins `record` to what is known. Deterministic: the same state, policy, record and time give the
 /// same verdict. `now` is when the record arrived; it stands in for a missing time of the error.
+///
+/// What a source says about its report goes before the rules (UEFI Specification, Appendix N, "Error
+/// Record Header Flags" and "Section Descriptor"):
+///
+/// - *simulated* (`HW_ERROR_FLAGS_SIMULATED`): [`Verdict::Simulated`], whatever else it says. It is
+///   not counted and swallows no witness.
+/// - *previous boot* ([`ErrorRecord::is_of_previous_boot`]): a page that lost data is condemned, and
+///   what lies in it now is moved away; a fatal error is no more than that. Such a record never asks
+///   for an evacuation. It weighs on the host's rate at its own time, if it has one, so that an error
+///   of this boot may be the one too many.
+/// - *error threshold exceeded* (section flag): firmware has counted for us, and "the OS may choose to
+///   discontinue use of this resource"; a corrected error on one page of memory condemns it at once.
 pub fn analyze(
     state: &mut Diagnosis,
     policy: &Policy,
     record: &ErrorRecord,
     now: Timestamp,
 ) -> Verdict {
+    if record.flags.simulated {
+        return Verdict::Simulated;
+    }
+    if record.is_of_previous_boot() {
+        return previous_boot::analyze(state, policy, record, now);
+    }
     let time = record.time.unwrap_or(now);
     let pages = record.pages();
 
@@ -212,9 +235,13 @@ impl Diagnosis {
             self.mark_retired(pfn);
         }
         let rate = policy.uncorrected_per_host;
-        let too_many_errors =
-            record.severity.is_uncorrected() && self.uncorrected.record(rate, time, 1);
-        let host_risk = if too_many_errors {
+        let previous_boot = record.is_of_previous_boot();
+        // Nobody knows how long ago an old error without a time was.
+        let counts = record.severity.is_uncorrected() && (!previous_boot || record.time.is_some());
+        let too_many_errors = counts && self.uncorrected.record(rate, time, 1);
+        let host_risk = if previous_boot {
+            None
+        } else if too_many_errors {
             Some(format!(
                 "{} uncorrected errors within {} s",
                 self.uncorrected.count(),
@@ -235,6 +262,7 @@ impl Diagnosis {
             source: record.source,
             time,
             location: record.location.clone(),
+            previous_boot,
             reason,
             host_risk,
         }

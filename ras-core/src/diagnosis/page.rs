@@ -1,4 +1,5 @@
-//! The page rules: one uncorrected error condemns a page, corrected ones at the policy's rate.
+//! The page rules: one uncorrected error condemns a page, corrected ones at the policy's rate or at
+//! firmware's.
 
 use alloc::format;
 
@@ -11,14 +12,16 @@ pub(super) fn uncorrected(
     record: &ErrorRecord,
     time: Timestamp,
 ) -> Verdict {
+    let when = if record.is_of_previous_boot() { ", on a previous boot" } else { "" };
     let Some(pages) = record.pages() else {
-        let reason = format!("{} error without a usable physical address", record.severity);
+        let reason = format!("{} error without a usable physical address{when}", record.severity);
         return Verdict::Fault(state.fault(policy, record, time, FaultMode::Unlocated, reason));
     };
     if pages.iter().all(|pfn| state.retired.contains(&pfn)) {
         return Verdict::AlreadyRetired { pfn: pages.start };
     }
-    let reason = format!("{} error: data at the page is lost", record.severity);
+    let lost = if when.is_empty() { "is" } else { "was" };
+    let reason = format!("{} error: data at the page {lost} lost{when}", record.severity);
     Verdict::Fault(state.fault(policy, record, time, FaultMode::Pages(pages), reason))
 }
 
@@ -44,6 +47,10 @@ pub(super) fn corrected(
     }
     if state.probation.contains(&pfn) {
         let reason = "corrected error on a page on probation after a repair".into();
+        return Verdict::Fault(state.fault(policy, record, time, FaultMode::Pages(pages), reason));
+    }
+    if record.flags.threshold_exceeded {
+        let reason = "firmware says that corrected errors went over its threshold".into();
         return Verdict::Fault(state.fault(policy, record, time, FaultMode::Pages(pages), reason));
     }
     let rate = policy.corrected_per_page;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     Action, AddressMode, ErrorAddress, ErrorClass, Health, HostView, OfflineMode, PfnRange,
-    PhysAddr, plan,
+    PhysAddr, RecordFlags, plan,
 };
 
 fn record(severity: Severity, source: ErrorSource, addr: Option<u64>) -> ErrorRecord {
@@ -164,6 +164,109 @@ fn a_restart_forgets_neither_counts_nor_pages() {
     let seen = [(Pfn(7), Timestamp::from_secs(0))];
     let mut restarted = Desk { state: Diagnosis::restore(&policy, [], seen), policy };
     assert_eq!(restarted.acts(60, &mce(Severity::Corrected, 0x7000)).len(), 1);
+}
+
+fn flagged(flags: RecordFlags, error: ErrorRecord) -> ErrorRecord {
+    ErrorRecord { flags, source: ErrorSource::Cper, ..error }
+}
+
+const PREVIOUS_BOOT: RecordFlags = RecordFlags { previous_boot: true, ..RecordFlags::NONE };
+
+/// A store that outlives the boot tells an old error again at every boot: its page goes, softly, since
+/// what lies there now is whole; the host stays in use.
+#[test]
+fn an_old_error_retires_its_page_and_does_not_empty_the_host() {
+    let old = retire(7, OfflineMode::Soft, RetireReason::Uncorrected);
+    for severity in [Severity::Deferred, Severity::Srao, Severity::Srar, Severity::Fatal] {
+        let mut desk = Desk::default();
+        let error = flagged(PREVIOUS_BOOT, mce(severity, 0x7000));
+        let actions = desk.acts(0, &error);
+        assert_eq!(actions, [old.clone(), Action::ReportHealth(Health::Yellow)], "{severity}");
+        assert_eq!(desk.see(60, &error), Verdict::AlreadyRetired { pfn: Pfn(7) });
+    }
+    // By where they come from, where nothing else says so.
+    let bert = record(Severity::Fatal, ErrorSource::Bert, Some(0x7000));
+    assert_eq!(Desk::default().acts(0, &bert)[0], old);
+    let erst = record(Severity::Fatal, ErrorSource::Erst, Some(0x7000));
+    assert_eq!(Desk::default().acts(0, &erst)[0], old);
+    // Without a page there is nothing to take out of use.
+    let nowhere = record(Severity::Fatal, ErrorSource::Bert, None);
+    let mut desk = Desk::default();
+    for second in 0..5 {
+        assert_eq!(desk.acts(second, &nowhere), [Action::ReportHealth(Health::Yellow)]);
+    }
+}
+
+#[test]
+fn old_errors_weigh_at_their_own_time_and_never_decide() {
+    const HOUR: u64 = 3600;
+    let evacuates = |actions: &[Action]| {
+        actions.iter().any(|action| matches!(action, Action::EvacuateHost { .. }))
+    };
+    let old = |page: u64, hour: Option<u64>| ErrorRecord {
+        time: hour.map(|hour| Timestamp::from_secs(hour * HOUR)),
+        ..flagged(PREVIOUS_BOOT, mce(Severity::Srao, page << 12))
+    };
+    for (times, empties) in
+        [([Some(99), Some(99)], true), ([Some(1), Some(2)], false), ([None, None], false)]
+    {
+        let mut desk = Desk::default();
+        for (page, time) in (1..).zip(times) {
+            assert!(!evacuates(&desk.acts(100 * HOUR, &old(page, time))), "{times:?}");
+        }
+        let new = desk.acts(100 * HOUR, &mce(Severity::Srao, 0x9000));
+        assert_eq!(evacuates(&new), empties, "{times:?}");
+        assert!(new.contains(&retire(9, OfflineMode::Hard, RetireReason::Uncorrected)));
+    }
+    // A clock that ran ahead does not make room for more errors of this boot.
+    let mut desk = Desk::default();
+    desk.acts(100 * HOUR, &mce(Severity::Srao, 0x9000));
+    desk.acts(100 * HOUR, &old(1, Some(1_000_000)));
+    assert!(evacuates(&desk.acts(101 * HOUR, &mce(Severity::Srao, 0xa000))));
+}
+
+#[test]
+fn an_old_record_swallows_no_new_error() {
+    let mut desk = Desk::default();
+    let old = flagged(PREVIOUS_BOOT, mce(Severity::Corrected, 0x7000));
+    desk.see(0, &old);
+    let new = desk.see(1, &mce(Severity::Corrected, 0x7000));
+    assert_eq!(new, Verdict::Counted { pfn: Pfn(7), count: 1, limit: 2 });
+    // One old error, kept by two stores.
+    let at = |source| ErrorRecord { time: Some(Timestamp::from_secs(5)), source, ..old.clone() };
+    desk.see(60, &at(ErrorSource::Bert));
+    let again = desk.see(90, &at(ErrorSource::Erst));
+    assert_eq!(again, Verdict::Duplicate { of: ErrorSource::Bert });
+}
+
+#[test]
+fn simulated_errors_cost_no_memory() {
+    let simulated = RecordFlags { simulated: true, ..RecordFlags::NONE };
+    let mut desk = Desk::default();
+    for severity in [Severity::Corrected, Severity::Srar, Severity::Fatal] {
+        let error = flagged(simulated, mce(severity, 0x7000));
+        assert_eq!(desk.see(0, &error), Verdict::Simulated);
+        let old = flagged(RecordFlags { previous_boot: true, ..simulated }, error);
+        assert_eq!(desk.see(0, &old), Verdict::Simulated);
+    }
+    // A real error on the same page is neither a witness of them nor expected.
+    let real = desk.acts(0, &mce(Severity::Srar, 0x7000));
+    assert_eq!(real[0], retire(7, OfflineMode::Hard, RetireReason::Uncorrected));
+}
+
+#[test]
+fn firmware_that_counted_itself_is_believed() {
+    let over = RecordFlags { threshold_exceeded: true, ..RecordFlags::NONE };
+    let soft = [retire(7, OfflineMode::Soft, RetireReason::CorrectedThreshold)];
+    let error = flagged(over, mce(Severity::Corrected, 0x7000));
+    assert_eq!(Desk::default().acts(0, &error), soft);
+    let old = flagged(RecordFlags { previous_boot: true, ..over }, error.clone());
+    assert_eq!(Desk::default().acts(0, &old), soft);
+    // A cache over its threshold, or a place that is no page, costs none.
+    let cache = ErrorRecord { class: ErrorClass::Cache, ..error.clone() };
+    assert!(matches!(Desk::default().see(0, &cache), Verdict::Noted(_)));
+    let nowhere = ErrorRecord { address: None, ..error };
+    assert!(matches!(Desk::default().see(0, &nowhere), Verdict::Noted(_)));
 }
 
 fn any_record() -> impl Strategy<Value = ErrorRecord> {

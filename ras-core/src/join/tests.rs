@@ -49,7 +49,7 @@ fn all(records: Vec<ErrorRecord>) -> Vec<Joined<usize>> {
 }
 
 fn sources(joined: &Joined<usize>) -> Vec<&'static str> {
-    let head = core::iter::once(&joined.record);
+    let head = core::iter::once(&*joined.record);
     head.chain(&joined.record.witnesses).map(|record| record.source.name()).collect()
 }
 

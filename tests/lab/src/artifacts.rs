@@ -19,8 +19,71 @@ use crate::packages::output;
 /// Programs for a Linux without a C library: an initramfs, any distribution.
 const STATIC_TARGET: &str = "x86_64-unknown-linux-musl";
 
-/// Programs without an operating system: the test guest.
-const BARE_TARGET: &str = "x86_64-unknown-none";
+/// A package that runs without an operating system: a workspace of its own, with a lock file and a target
+/// directory of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Apart {
+    /// The bare-metal test guest.
+    Guest,
+    /// The UEFI driver.
+    RetireEfi,
+}
+
+impl Apart {
+    /// Its directory, from the workspace's root.
+    #[must_use]
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Guest => "tests/guest",
+            Self::RetireEfi => "persist-store/retire-efi",
+        }
+    }
+
+    /// What it is built for.
+    #[must_use]
+    pub const fn target(self) -> &'static str {
+        match self {
+            Self::Guest => "x86_64-unknown-none",
+            Self::RetireEfi => "x86_64-unknown-uefi",
+        }
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn dir(self) -> PathBuf {
+        workspace_root().join(self.path())
+    }
+
+    /// Where it is built: a workspace of its own also locks a target directory of its own.
+    #[must_use]
+    pub fn target_dir(self) -> PathBuf {
+        target_dir().join(match self {
+            Self::Guest => "guest",
+            Self::RetireEfi => "retire-efi",
+        })
+    }
+
+    /// Adds its target to the toolchain where it is missing.
+    ///
+    /// # Errors
+    /// `rustup` can't.
+    pub fn ensure_target(self) -> Result<()> {
+        ensure_target(self.target(), &self.dir())
+    }
+
+    fn build(self, what: &str) -> Result<PathBuf> {
+        let dir = self.dir();
+        let manifest = dir.join("Cargo.toml").display().to_string();
+        let built = build(&Build {
+            what: what.to_owned(),
+            arguments: vec!["--manifest-path".to_owned(), manifest],
+            target: Some(self.target()),
+            dir,
+            target_dir: Some(self.target_dir()),
+        })?;
+        built.into_values().next().with_context(|| format!("{} has no program", self.path()))
+    }
+}
 
 /// A program of this workspace, built for this host.
 ///
@@ -57,16 +120,15 @@ pub fn guest() -> Result<PathBuf> {
         ensure!(file.is_file(), "RAS_GUEST names {}, which is no file", file.display());
         return Ok(file);
     }
-    let dir = workspace_root().join("tests/guest");
-    let built = build(&Build {
-        what: "the test guest".to_owned(),
-        arguments: vec!["--manifest-path".to_owned(), dir.join("Cargo.toml").display().to_string()],
-        target: Some(BARE_TARGET),
-        dir,
-        // A workspace of its own also locks a target directory of its own.
-        target_dir: Some(target_dir().join("guest")),
-    })?;
-    built.into_values().next().context("the test guest's package has no program")
+    Apart::Guest.build("the test guest")
+}
+
+/// The UEFI driver that excludes retired pages: a PE image.
+///
+/// # Errors
+/// The build failed.
+pub fn uefi_driver() -> Result<PathBuf> {
+    Apart::RetireEfi.build("the UEFI driver")
 }
 
 /// The root of this workspace.

@@ -8,14 +8,16 @@ use rasctl::input::Input;
 use rasctl::join::Joining;
 use rasctl::json;
 use rasctl::read::{self, Damage, Found, Options, Sink};
+use rasctl::translate::Translating;
 
 use crate::options::Decode;
 use crate::text::Table;
-use crate::{Failure, progress};
+use crate::{Failure, addresses, progress};
 
 pub(crate) fn run(decode: &Decode, as_json: bool, out: &mut dyn Write) -> Result<(), Failure> {
     let options = Options { format: decode.format.0, cpu: decode.cpu, year: decode.year };
     let color = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
+    let snapshot = decode.translate.as_deref().map(addresses::snapshot).transpose()?;
     let mut printer = Printer {
         human: (!as_json).then_some(Human { color }),
         out,
@@ -28,11 +30,13 @@ pub(crate) fn run(decode: &Decode, as_json: bool, out: &mut dyn Write) -> Result
         eprintln!("rasctl: reading {file}: {error}");
     };
     if decode.no_join {
-        read::paths(&decode.files, &options, &mut printer, &mut unread)?;
+        let mut sink = Translating::new(printer, snapshot);
+        read::paths(&decode.files, &options, &mut sink, &mut unread)?;
+        printer = sink.into_inner();
     } else {
-        let mut joining = Joining::new(printer);
-        read::paths(&decode.files, &options, &mut joining, &mut unread)?;
-        printer = joining.into_inner();
+        let mut sink = Translating::new(Joining::new(printer), snapshot);
+        read::paths(&decode.files, &options, &mut sink, &mut unread)?;
+        printer = sink.into_inner().into_inner();
     }
     match (unreadable, printer.damaged) {
         (0, 0) => Ok(()),
@@ -54,7 +58,11 @@ pub(crate) fn formats(as_json: bool, out: &mut dyn Write) -> Result<(), Failure>
     for Format { name, aliases, about, .. } in FORMATS {
         table.row([(*name).into(), aliases.join(", "), (*about).into()]);
     }
-    Ok(table.print(out)?)
+    table.print(out)?;
+    Ok(writeln!(
+        out,
+        "\n`--translate` takes a snapshot of an AMD machine's registers: see `rasctl translate --help`."
+    )?)
 }
 
 /// Writes what is found as it is found.

@@ -9,9 +9,10 @@ use rasctl::input::Input;
 use rasctl::join::Joining;
 use rasctl::read::{self, Damage, Found, Options, Sink};
 use rasctl::report::{self, Collector};
+use rasctl::translate::Translating;
 
 use crate::options::{Analyze, Decode, Report};
-use crate::{Failure, progress};
+use crate::{Failure, addresses, progress};
 
 pub(crate) fn analyze(
     analyze: &Analyze,
@@ -46,7 +47,7 @@ pub(crate) fn report(report: &Report, out: &mut dyn Write) -> Result<(), Failure
     if to_stdout {
         out.write_all(page.as_bytes())?;
     } else {
-        write(output, *force, page.as_bytes()).map_err(|error| {
+        write_file(output, *force, page.as_bytes()).map_err(|error| {
             Failure::NotReached(format!("writing {}: {error}", output.display()))
         })?;
         writeln!(out, "{}", findings.verdict())?;
@@ -54,7 +55,7 @@ pub(crate) fn report(report: &Report, out: &mut dyn Write) -> Result<(), Failure
     verdict(&findings)
 }
 
-fn write(output: &Path, force: bool, page: &[u8]) -> io::Result<()> {
+pub(crate) fn write_file(output: &Path, force: bool, page: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true);
     if force {
@@ -67,7 +68,8 @@ fn write(output: &Path, force: bool, page: &[u8]) -> io::Result<()> {
 
 /// Everything in the inputs, and which of them could not be read.
 fn read<S: Sink>(inputs: &Decode, sink: S) -> Result<(S, Vec<String>), Failure> {
-    let Decode { format, cpu, year, no_join, files } = inputs;
+    let Decode { format, cpu, year, translate, no_join, files } = inputs;
+    let snapshot = translate.as_deref().map(addresses::snapshot).transpose()?;
     let options = Options { format: format.0, cpu: *cpu, year: *year };
     let mut unreadable = Vec::new();
     let mut unread = |file: &str, error: &io::Error| {
@@ -76,11 +78,13 @@ fn read<S: Sink>(inputs: &Decode, sink: S) -> Result<(S, Vec<String>), Failure> 
     };
     let mut watched = Watched(sink);
     if *no_join {
-        read::paths(files, &options, &mut watched, &mut unread)?;
+        let mut sink = Translating::new(watched, snapshot);
+        read::paths(files, &options, &mut sink, &mut unread)?;
+        watched = sink.into_inner();
     } else {
-        let mut joining = Joining::new(watched);
-        read::paths(files, &options, &mut joining, &mut unread)?;
-        watched = joining.into_inner();
+        let mut sink = Translating::new(Joining::new(watched), snapshot);
+        read::paths(files, &options, &mut sink, &mut unread)?;
+        watched = sink.into_inner().into_inner();
     }
     Ok((watched.0, unreadable))
 }

@@ -2,13 +2,15 @@
 //!
 //! [`read::paths`] takes files, directories and standard input, looks at what they are
 //! ([`format::FORMATS`]) and hands every record, with its place, to a [`read::Sink`];
-//! [`join::Joining`] makes one record of several reports of one error on the way. [`analyze::Analysis`]
+//! [`translate::Translating`] and [`join::Joining`] stand on the way: the one gives records their system
+//! addresses, the other makes one record of several reports of one error. [`analyze::Analysis`]
 //! is a sink that finds what many records have in common, and [`report::page`] draws it.
 
 #![forbid(unsafe_code)]
 
 pub mod join;
 pub mod read;
+pub mod translate;
 
 pub mod format;
 pub mod input;
@@ -26,6 +28,8 @@ pub mod analyze;
 pub mod report;
 
 pub mod inject;
+
+pub mod exchange;
 
 /// An error and its causes in one line.
 #[must_use]

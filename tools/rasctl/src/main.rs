@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod build;
 mod decode;
 mod findings;
@@ -16,7 +17,7 @@ mod text;
 use std::io::Write;
 use std::process::ExitCode;
 
-use crate::options::{Command, Global, Health, Inject, Options, Pages};
+use crate::options::{Command, Global, Health, Inject, Options};
 use crate::source::Source;
 
 /// What `rasctl` exits with, beyond success.
@@ -72,28 +73,18 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Decode(decode) => return decode::run(decode, json, out),
         Command::Analyze(analyze) => return findings::analyze(analyze, json, out),
         Command::Report(report) => return findings::report(report, out),
+        Command::Translate(translate) => return addresses::run(translate, json, out),
         Command::Formats => return decode::formats(json, out),
         Command::Inject(Inject::Build(build)) => return build::run(build, out),
         Command::Completions { shell } => return help::completions(*shell, out),
         Command::Man { command } => return help::man(command, out),
         Command::Schema => return Ok(out.write_all(rasctl::json::SCHEMA.as_bytes())?),
+        Command::Pages(pages) => return pages::run(pages, &options.global, out),
         _ => {}
     }
     let mut source = Source::open(socket, store.as_deref())?;
     match &options.command {
         Command::Status => status::show(&mut source, json, out),
-        Command::Pages(Pages::List) => pages::list(&source.pages()?, json, out),
-        Command::Pages(Pages::Show(page)) => {
-            pages::show(page.pfn(), &source.page(page.pfn())?, json, out)
-        }
-        Command::Pages(Pages::Unretire { page, note }) => {
-            let done = source.daemon()?.unretire(page.pfn(), &note.text)?;
-            if json {
-                return text::json(&done, out);
-            }
-            writeln!(out, "page {} is off the list, by {}", done.page.pfn, done.who)?;
-            Ok(writeln!(out, "note: {}", done.advice)?)
-        }
         Command::Health { change: None } => {
             let health = source.daemon()?.health()?;
             status::health(&health, json, out)
@@ -109,11 +100,13 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
             }
             Ok(writeln!(out, "the list in {} is accepted as it is", store.dir)?)
         }
-        // Answered above: these ask nobody.
-        Command::Decode(_)
+        // Answered above: these ask nobody, or find their own way to the list.
+        Command::Pages(_)
+        | Command::Decode(_)
         | Command::Analyze(_)
         | Command::Report(_)
         | Command::Formats
+        | Command::Translate(_)
         | Command::Inject(_)
         | Command::Completions { .. }
         | Command::Man { .. }

@@ -1,13 +1,16 @@
 //! The command line.
 
+mod pages;
 mod usual;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use ras_core::{Pfn, PhysAddr};
+use ras_core::translate::StationId;
 use rasctl::cpu::Cpu;
 use rasctl::format::{self, FORMATS, Format};
+
+pub(crate) use pages::{Export, Import, List, Pages, Sort, Wait};
 
 /// Shows and changes what rasd knows about this machine's memory.
 ///
@@ -39,7 +42,8 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "PATH", default_value = SOCKET)]
     pub(crate) socket: PathBuf,
 
-    /// Read this store instead of asking rasd, which need not run. Nothing is changed in it.
+    /// Use this store instead of asking rasd, which need not run. Only `pages retire`, `unretire`,
+    /// `import` and `repair` change it, and only while rasd does not run.
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) store: Option<PathBuf>,
 
@@ -72,6 +76,9 @@ pub(crate) enum Command {
     Report(Report),
     /// The formats that `decode` reads.
     Formats,
+    /// Where in system memory a memory controller's address is, and the way back (AMD).
+    #[command(after_help = TRANSLATE_HELP)]
+    Translate(Translate),
     /// Make inputs for decoders.
     #[command(subcommand)]
     Inject(Inject),
@@ -105,6 +112,11 @@ pub(crate) struct Decode {
     #[arg(long)]
     pub(crate) year: Option<u16>,
 
+    /// A snapshot of the machine's data fabric (AMD), by which records of its memory controllers get
+    /// their system address; see `rasctl translate`.
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub(crate) translate: Option<PathBuf>,
+
     /// Keep reports of one error by different sources apart. Without it they become one record, and
     /// the last few hundred are held back until nothing can join them.
     #[arg(long)]
@@ -134,6 +146,53 @@ pub(crate) struct Report {
     #[command(flatten)]
     pub(crate) inputs: Decode,
 }
+
+#[derive(Args, Debug)]
+pub(crate) struct Translate {
+    /// Print a snapshot of an example instead, to begin with.
+    #[arg(long, exclusive = true)]
+    pub(crate) example: bool,
+
+    /// The snapshot of the machine's registers.
+    #[arg(long, value_name = "SNAPSHOT", required_unless_present = "example")]
+    pub(crate) map: Option<PathBuf>,
+
+    /// Addresses are normalized ones of the coherent station SOCKET:DIE:INSTANCE. Without it, they are
+    /// system addresses.
+    #[arg(long, value_name = "STATION", value_parser = station)]
+    pub(crate) station: Option<StationId>,
+
+    /// Addresses: `0x…`, or decimal.
+    #[arg(value_name = "ADDR", value_parser = number, required_unless_present = "example")]
+    pub(crate) addresses: Vec<u64>,
+}
+
+fn station(text: &str) -> Result<StationId, String> {
+    let numbers: Result<Vec<u8>, _> = text.split(':').map(str::parse).collect();
+    match numbers.as_deref() {
+        Ok([socket, die, instance]) => {
+            Ok(StationId { socket: *socket, die: *die, instance: *instance })
+        }
+        _ => Err("three numbers below 256: SOCKET:DIE:INSTANCE".into()),
+    }
+}
+
+const TRANSLATE_HELP: &str = "\
+SNAPSHOT has the registers of the machine's data fabric, in TOML, or JSON if it begins with {:
+  revision           df2, df3, df3.5, df4 or df4.5
+  device_vendor_id   DeviceVendorId0 (MI300 and Zen 4 servers)
+  fabric_id_mask     list: SystemFabricIdMask registers
+  dram_hole_control  DramHoleControl
+  apic, umc          where sockets and dies are in an APIC id; an MI300's UMC registers
+  [[stations]]       one for each memory channel: socket, die, instance,
+                     block_instance_information, maps (list of base, limit, ctl, intlv,
+                     offset), target_remap, np2_channel_config
+A register is \"0x...\" or a number. TRANSLATE.md says where each one is read.
+
+Exit codes:
+  0  all addresses were translated
+  1  one of them can't be
+  2  the snapshot can't be read or understood, or wrong usage";
 
 const ANALYZE_HELP: &str = "\
 Errors are counted by what reports say they stand for; witnesses of one error count
@@ -207,35 +266,9 @@ Exit codes:
 }
 
 #[derive(Subcommand, Debug)]
-pub(crate) enum Pages {
-    /// All of them.
-    List,
-    /// One of them, with its history.
-    Show(Page),
-    /// Take a page off the list, so that it is used again after the next boot.
-    Unretire {
-        #[command(flatten)]
-        page: Page,
-        #[command(flatten)]
-        note: Note,
-    },
-}
-
-#[derive(Subcommand, Debug)]
 pub(crate) enum Health {
     /// Back to green, and no evacuation any more: the memory was repaired.
     Clear(Note),
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Page {
-    /// Page frame number, as `pages list` shows it: `0x…`, or decimal.
-    #[arg(value_name = "PFN", value_parser = number)]
-    number: u64,
-
-    /// The number is a physical address in bytes, not a page frame number.
-    #[arg(long)]
-    phys: bool,
 }
 
 #[derive(Args, Debug)]
@@ -243,12 +276,6 @@ pub(crate) struct Note {
     /// Why; kept for good, together with who you are.
     #[arg(long = "note", value_name = "TEXT")]
     pub(crate) text: String,
-}
-
-impl Page {
-    pub(crate) fn pfn(&self) -> Pfn {
-        if self.phys { PhysAddr(self.number).pfn() } else { Pfn(self.number) }
-    }
 }
 
 /// `0x…`, or decimal.
@@ -268,22 +295,5 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Options::command().debug_assert();
-    }
-
-    #[test]
-    fn pages_are_named_by_frame_or_address() {
-        let page = |args: &[&str]| {
-            let args = [&["rasctl", "pages", "show"], args].concat();
-            match Options::try_parse_from(args).unwrap().command {
-                Command::Pages(Pages::Show(page)) => page.pfn(),
-                other => panic!("{other:?}"),
-            }
-        };
-        assert_eq!(page(&["0x12345"]), Pfn(0x12345));
-        assert_eq!(page(&["17"]), Pfn(17));
-        assert_eq!(page(&["--phys", "0x12345678"]), Pfn(0x12345));
-        for wrong in ["12345g", "0x", "-1", ""] {
-            assert!(Options::try_parse_from(["rasctl", "pages", "show", wrong]).is_err());
-        }
     }
 }

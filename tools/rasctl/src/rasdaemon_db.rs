@@ -223,12 +223,7 @@ fn mc(columns: &Columns<'_>) -> McEvent {
         mc_index: u16::try_from(columns.number("mc")).unwrap_or(u16::MAX),
         layers: layers.map(|name| columns.number(name).cast_signed()),
         address: columns.number("address"),
-        // Stored as log2 by some versions, as bytes by others: a grain of bytes is a power of two
-        // from 8 on, a log2 is far less than 64.
-        grain_bits: match columns.number("grain") {
-            bytes if bytes >= 64 => bytes.trailing_zeros().to_le_bytes()[0],
-            bits => bits.to_le_bytes()[0],
-        },
+        grain_bits: McEvent::grain_bits_of(columns.number("grain")),
         syndrome: columns.number("syndrome"),
         driver_detail: columns.text("driver_detail"),
     }

@@ -37,8 +37,8 @@ pub struct Found {
     pub offset: u64,
     /// The line it begins in, from 1, where the input has lines.
     pub line: Option<u64>,
-    /// The record.
-    pub record: ErrorRecord,
+    /// The record. It is large, and passes through many hands.
+    pub record: Box<ErrorRecord>,
 }
 
 /// Damage that belongs to no record. Its offset counts as that of [`Found`].
@@ -134,9 +134,9 @@ impl Output<'_> {
         &mut self,
         offset: u64,
         line: Option<u64>,
-        record: ErrorRecord,
+        record: impl Into<Box<ErrorRecord>>,
     ) -> Result<(), Stop> {
-        let found = Found { file: Arc::clone(&self.file), offset, line, record };
+        let found = Found { file: Arc::clone(&self.file), offset, line, record: record.into() };
         self.sink.record(found).map_err(Stop::Sink)
     }
 
@@ -164,7 +164,7 @@ pub fn paths(
     sink: &mut dyn Sink,
     unreadable: &mut dyn FnMut(&str, &io::Error),
 ) -> io::Result<()> {
-    let alone = paths.len() == 1;
+    let alone = paths.len() == 1 || are_of_one_source(paths, options);
     let mut walk = Walk { options, sink, unreadable, alone };
     for path in paths {
         walk.named(path)?;
@@ -192,11 +192,31 @@ pub fn stream(
     known.map(drop)
 }
 
+/// Whether several files are all of one format that has a single source. They are looked at twice
+/// then, which is cheap beside holding back each of their records for others to join.
+fn are_of_one_source(paths: &[PathBuf], options: &Options) -> bool {
+    let format = |path: &PathBuf| {
+        if !fs::metadata(path).is_ok_and(|metadata| metadata.is_file()) {
+            return None;
+        }
+        let mut input = Input::open(path).ok()?;
+        options.format.or_else(|| {
+            format::detect(input.peek(format::START_MAX).ok()?, &path.to_string_lossy())
+        })
+    };
+    let mut formats = paths.iter().map(format);
+    let first = formats.next().flatten();
+    first.is_some_and(|first| {
+        matches!(first.reader, Reader::OneSource(_))
+            && formats.all(|format| format.is_some_and(|format| std::ptr::eq(format, first)))
+    })
+}
+
 struct Walk<'a> {
     options: &'a Options,
     sink: &'a mut dyn Sink,
     unreadable: &'a mut dyn FnMut(&str, &io::Error),
-    /// There is one input only, and no directory.
+    /// There is one input only, and no directory; or all are of one source.
     alone: bool,
 }
 
@@ -406,4 +426,60 @@ pub(crate) fn unpacked(
 ) -> Result<(), Stop> {
     let stream = Stream { input, path: None, named: true, unpacked: true, alone: false };
     stream.read(options, output).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Seen {
+        one_source: bool,
+        records: usize,
+    }
+
+    impl Sink for Seen {
+        fn record(&mut self, _: Found) -> io::Result<()> {
+            self.records += 1;
+            Ok(())
+        }
+        fn damage(&mut self, _: Damage) -> io::Result<()> {
+            Ok(())
+        }
+        fn one_source(&mut self) {
+            self.one_source = true;
+        }
+    }
+
+    /// Records of several files are held back only where reports of one error may be among them.
+    #[test]
+    fn files_of_one_source_need_no_joining() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, example: &str| {
+            let (_, text) =
+                crate::inject::EXAMPLES.iter().find(|(known, _)| *known == example).unwrap();
+            let bytes = crate::inject::build(&crate::inject::parse(text).unwrap()).unwrap();
+            let path = dir.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            path
+        };
+        let (one, two) = (file("one", "memory"), file("two", "memory2"));
+        let log = file("log", "edac");
+        let empty = dir.path().join("empty");
+        fs::write(&empty, "").unwrap();
+        let absent = dir.path().join("absent");
+        for (paths, expected) in [
+            (vec![one.clone()], true),
+            (vec![one.clone(), two.clone()], true),
+            (vec![one.clone(), log.clone()], false),
+            (vec![log.clone(), log], false),
+            (vec![one.clone(), dir.path().to_owned()], false),
+            (vec![one.clone(), empty], false),
+            (vec![one, absent, two], false),
+        ] {
+            let mut seen = Seen::default();
+            super::paths(&paths, &Options::default(), &mut seen, &mut |_, _| {}).unwrap();
+            assert_eq!((seen.one_source, seen.records > 0), (expected, true), "{paths:?}");
+        }
+    }
 }

@@ -432,7 +432,7 @@ mod tests {
         fn line(&mut self, line: &[u8], offset: u64, found: &mut Vec<Found>) {
             let mut record = ErrorRecord::new(ErrorSource::KernelLog);
             record.summary = String::from_utf8_lossy(line).into_owned();
-            found.push(Found { offset, record });
+            found.push(Found { offset, record: Box::new(record) });
         }
 
         fn finish(&mut self, found: &mut Vec<Found>) {

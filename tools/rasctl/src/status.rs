@@ -153,7 +153,7 @@ fn store(
     Err(Failure::NotDone("the store is damaged; the next start of rasd mends what it can".into()))
 }
 
-fn page_counts(counts: PageCounts) -> String {
+pub(crate) fn page_counts(counts: PageCounts) -> String {
     let PageCounts { pending, retired, failed, probation, expired, stale } = counts;
     let mut text = format!("{retired} retired, {pending} pending, {failed} failed");
     for (count, state) in [(probation, "on probation"), (expired, "expired"), (stale, "stale")] {

@@ -3,7 +3,7 @@
 //! The store may fail while the machine runs (a full disk, a dying one). Protection goes on then: what
 //! could not be stored is kept here, shown as such, and stored as soon as that works again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +32,9 @@ pub struct Ledger {
     recovery: Vec<String>,
     unsaved: Unsaved,
     failing: Option<String>,
+    /// Pages a person put on the list that have not walked yet: `Pending` on disk, so that a restart
+    /// takes them up.
+    ordered: VecDeque<Pfn>,
 }
 
 /// What the store did not take yet. Newer than what it holds.
@@ -66,6 +69,7 @@ impl Ledger {
             recovery,
             unsaved: Unsaved::default(),
             failing: None,
+            ordered: VecDeque::new(),
         })
     }
 
@@ -139,6 +143,29 @@ impl Ledger {
         note: String,
     ) -> Result<(), StoreError> {
         self.append(&[Entry::DamageAccepted { time, who, note }])
+    }
+
+    /// Puts pages on the list that nobody's errors condemned, durably, and in line for the walk.
+    ///
+    /// # Errors
+    /// The store did not take them: none is on the list.
+    pub fn order(&mut self, pages: Vec<RetiredPage>) -> Result<(), StoreError> {
+        let entries: Vec<Entry> = pages.iter().cloned().map(Entry::Page).collect();
+        self.append(&entries)?;
+        for page in pages {
+            self.unsaved.pages.remove(&page.pfn);
+            self.diagnosis.mark_retired(page.pfn);
+            self.ordered.push_back(page.pfn);
+        }
+        Ok(())
+    }
+
+    /// The next at most `count` ordered pages, out of line.
+    pub fn take_ordered(&mut self, count: usize) -> Vec<RetiredPage> {
+        let next: Vec<Pfn> = self.ordered.drain(..count.min(self.ordered.len())).collect();
+        // A page that a person gave back meanwhile, or whose own error made it walk, is done with.
+        let pending = |page: &&RetiredPage| page.state == RetireState::Pending;
+        next.into_iter().filter_map(|pfn| self.page(pfn).filter(pending).cloned()).collect()
     }
 
     /// Takes a page off the list for good.

@@ -7,6 +7,8 @@
 pub mod pipeline;
 pub mod restart;
 
+mod order;
+
 pub mod decode;
 pub mod evacuate;
 pub mod guests;

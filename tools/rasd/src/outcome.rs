@@ -6,7 +6,7 @@ use ras_core::{Fault, GuestOutcome, GuestResult, HostOutcome, WalkOutcome};
 /// healthy page before anything was lost. The same rule as `ras_core::escalate`'s.
 #[must_use]
 pub fn are_guests_freed(fault: &Fault, outcome: &WalkOutcome) -> bool {
-    let moved_away = !fault.severity.is_uncorrected() && outcome.host.is_offline();
+    let moved_away = !fault.loses_data() && outcome.host.is_offline();
     moved_away || outcome.guests.iter().all(is_freed)
 }
 

@@ -71,6 +71,7 @@ impl Pipeline {
                 Popped::Idle => {}
                 Popped::Closed => break,
             }
+            self.walk_ordered();
             if looked.elapsed() >= TICK {
                 self.look_after_leftovers();
                 looked = Instant::now();
@@ -154,10 +155,14 @@ impl Pipeline {
             Verdict::Duplicate { .. } => counts.duplicates += 1,
             Verdict::Counted { .. } => counts.counted += 1,
             Verdict::AlreadyRetired { .. } => counts.already_retired += 1,
-            Verdict::Noted(_) => counts.noted += 1,
+            Verdict::Simulated | Verdict::Noted(_) => counts.noted += 1,
             Verdict::Fault(_) => counts.faults += 1,
         });
         match verdict {
+            Verdict::Simulated => {
+                tracing::info!(error = record.summary, "simulated, so nothing is done about it");
+                None
+            }
             Verdict::Fault(fault) => {
                 tracing::warn!(
                     mode = ?fault.mode, severity = %fault.severity, source = %fault.source,
@@ -233,8 +238,10 @@ impl Pipeline {
         reason: RetireReason,
     ) {
         let cause = match reason {
-            RetireReason::Uncorrected => RetireCause::Uncorrected,
-            RetireReason::CorrectedThreshold | RetireReason::Operator => RetireCause::Corrected,
+            RetireReason::Uncorrected if fault.loses_data() => RetireCause::Uncorrected,
+            RetireReason::Uncorrected
+            | RetireReason::CorrectedThreshold
+            | RetireReason::Operator => RetireCause::Corrected,
         };
         let guests = self.guests.retire(pages, cause);
         self.kill.passed(Step::GuestRetired);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use ras_core::{
-    Fault, FaultMode, HostOutcome, OfflineMode, PfnRange, RetireReason, RetireState, RetiredPage,
-    Timestamp,
+    ErrorSource, Fault, FaultMode, HostOutcome, OfflineMode, PfnRange, RetireReason, RetireState,
+    RetiredPage, Timestamp,
 };
 use rasd_api::Gap;
 
@@ -82,11 +82,13 @@ impl Pipeline {
         for Unfinished { page, answer } in unfinished {
             tracing::info!(pfn = %page.pfn, state = %page.state, "taking up the walk of a page");
             let pages = PfnRange::single(page.pfn);
+            let previous_boot = page.source == ErrorSource::Bert;
             let fault = Fault {
                 mode: FaultMode::Pages(pages),
                 severity: page.severity,
                 source: page.source,
                 time: page.since,
+                previous_boot,
                 location: page.location,
                 reason: page.diagnosis,
                 // Its evacuation, if one was decided, is stored by itself.
@@ -100,17 +102,14 @@ impl Pipeline {
 /// How a stored page is offlined again. Lost data is gone for good only on the boot that lost it:
 /// whatever lies in the page after a reboot is healthy so far, so it is moved away, not thrown away.
 fn how(page: &RetiredPage, booted: Timestamp) -> OfflineMode {
-    if page.reason == RetireReason::Uncorrected && page.updated >= booted {
-        OfflineMode::Hard
-    } else {
-        OfflineMode::Soft
-    }
+    let lost = page.reason == RetireReason::Uncorrected && page.source != ErrorSource::Bert;
+    if lost && page.updated >= booted { OfflineMode::Hard } else { OfflineMode::Soft }
 }
 
 fn since_boot() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
 }
 
-fn boot_time() -> Timestamp {
+pub(crate) fn boot_time() -> Timestamp {
     Timestamp(wall_clock().0.saturating_sub(crate::timings::nanos(since_boot())))
 }

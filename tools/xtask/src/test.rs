@@ -1,6 +1,7 @@
 //! Every test: lints, the workspace's tests with the real programs, a round of fuzzing, the labs.
 
 use anyhow::{Context as _, Result};
+use ras_lab::artifacts::Apart;
 use ras_lab::{Summary, artifacts, packages};
 
 use crate::{cargo, check, fuzz, lab};
@@ -25,7 +26,8 @@ pub(crate) fn run(labs: bool) -> Result<bool> {
     let mut tests = cargo::command(&arguments);
     tests.env("RAS_BIN_DIR", directory).env("RAS_GUEST", &guest);
     cargo::run_command(&mut tests, &arguments)?;
-    check::guest(&["test", "--lib"])?;
+    check::apart(Apart::Guest, &["test", "--lib"])?;
+    check::apart(Apart::RetireEfi, &["test", "--lib"])?;
 
     println!("\nxtask: a short round of every fuzz target");
     let sound = fuzz::run(&[], fuzz::SECONDS_IN_TESTS)?;

@@ -22,6 +22,7 @@ use super::registers::{self, Field};
 use super::{Fields, Section, arm};
 use crate::cper::names::push_hex;
 use crate::cper::{read, report, size, text};
+use crate::layout::number_at;
 use crate::mca::findings::meaning;
 use crate::mca::phrase;
 
@@ -250,7 +251,7 @@ fn summarize(node: &ArmRasNode, worst: Option<ErrorSyndrome>, record: &mut Error
 
 fn add_node(details: &mut Vec<Detail>, node: &ArmRasNode) {
     let code = |code: u8, table| Value::code(code.into(), table);
-    let number = |bytes: &[u8], at, width| registers::number(bytes, at, width).unwrap_or(0);
+    let number = |bytes: &[u8], at, width| number_at(bytes, at, width).unwrap_or(0);
     details.add("revision", node.revision.get());
     details.add("component_type", code(node.component_type, COMPONENT_TYPES));
     details.add("ip_instance_format", code(node.ip_instance_format, INSTANCE_FORMATS));
@@ -411,14 +412,8 @@ fn context_details(context: &AuxiliaryContext, body: &[u8]) -> Vec<Detail> {
     let local = context.flags & 1 == 1;
     details.add("scope", if local { "local address space" } else { "system physical" });
     details.add_some("address_space", local.then_some(context.address_space.get()));
-    let registers = body.chunks_exact(REGISTER).take(context.register_count.get().into());
-    let registers = registers.map(|bytes| {
-        let mut group = Vec::with_capacity(2);
-        group.add_some("address", registers::number(bytes, 0, 8).map(Value::Hex));
-        group.add_some("value", registers::number(bytes, 8, 8).map(Value::Hex));
-        Value::Group(group)
-    });
-    details.add("registers", Value::List(registers.collect()));
+    let pairs = body.chunks_exact(REGISTER).take(context.register_count.get().into());
+    details.add("registers", Value::List(pairs.map(registers::pair).collect()));
     details
 }
 
@@ -426,7 +421,7 @@ fn pair(bytes: &[u8]) -> Option<Value> {
     let key = Guid(bytes.get(..16)?.try_into().ok()?);
     let mut group = Vec::with_capacity(3);
     group.add("key", Value::Guid(key));
-    let value = registers::number(bytes, 16, 8)?;
+    let value = number_at(bytes, 16, 8)?;
     group.add_hex("value", value);
     if key == MPAM_PARTID {
         group.add("mpam_partid", value & 0xffff);

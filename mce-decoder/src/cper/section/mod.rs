@@ -30,7 +30,7 @@ use alloc::vec::Vec;
 
 use ras_core::{
     Detail, Details, ErrorRecord, ErrorSource, Guid, Location, Problem, ProblemKind as Kind, Raw,
-    RecordFlags, Timestamp, Value,
+    RecordFlags, Severity, Timestamp, Value,
 };
 
 use self::fields::{Fields, field};
@@ -39,6 +39,7 @@ pub(in crate::cper) use self::vendor::{ERROR_PACKET, identify_processor, place};
 use super::names::{self, push_number};
 use super::{report, severity};
 use crate::mca::phrase;
+use crate::pci;
 
 /// Bytes of a section that are kept in its record and decoded. The longest standard section, an x86
 /// processor with the registers of 64 banks, takes 9 KiB; vendors' take a few KiB. With the limit on
@@ -78,6 +79,8 @@ struct SectionType {
     name: &'static str,
     /// `None`: known by name, kept as raw bytes.
     decode: Option<Decode>,
+    /// Its errors are those of a link: see [`pci::NON_FATAL`].
+    link: bool,
 }
 
 /// UEFI Specification, Appendix N, "Section Type".
@@ -88,7 +91,7 @@ const SECTIONS: &[SectionType] = &[
     SectionType::new(ia32_x64::SECTION_TYPE, "IA32/X64 processor", ia32_x64::decode),
     SectionType::new(arm::SECTION_TYPE, "ARM processor", arm::decode),
     SectionType::new(arm_ras::SECTION_TYPE, "ARM RAS", arm_ras::decode),
-    SectionType::new(pcie::SECTION_TYPE, "PCI Express", pcie::decode),
+    SectionType::new(pcie::SECTION_TYPE, "PCI Express", pcie::decode).of_link(),
     SectionType::new(pci_bus::SECTION_TYPE, "PCI/PCI-X bus", pci_bus::decode),
     SectionType::new(pci_device::SECTION_TYPE, "PCI component", pci_device::decode),
     SectionType::new(firmware::SECTION_TYPE, "firmware", firmware::decode),
@@ -100,11 +103,15 @@ const SECTIONS: &[SectionType] = &[
 
 impl SectionType {
     const fn new(guid: Guid, name: &'static str, decode: Decode) -> Self {
-        Self { guid, name, decode: Some(decode) }
+        Self { guid, name, decode: Some(decode), link: false }
+    }
+
+    const fn of_link(self) -> Self {
+        Self { link: true, ..self }
     }
 
     const fn named(name: &'static str, guid: Guid) -> Self {
-        Self { guid, name, decode: None }
+        Self { guid, name, decode: None, link: false }
     }
 }
 
@@ -117,7 +124,10 @@ pub(super) fn decode(mut section: Section<'_>) -> ErrorRecord {
     let known = known.clone().find(|known| known.guid == section.section_type);
     let problems = length_problems(&section);
     section.body = section.body.get(..RAW_BYTES_MAX).unwrap_or(section.body);
-    let (severity, rule) = severity(section.severity);
+    let (severity, rule) = match severity(section.severity) {
+        (Severity::Srao, _) if known.is_some_and(|known| known.link) => pci::NON_FATAL,
+        severity => severity,
+    };
     let mut record = ErrorRecord {
         time: section.time,
         severity,

@@ -131,12 +131,7 @@ fn pairs(section: &Section<'_>, [memory, io]: [usize; 2], record: &mut ErrorReco
         let at = section.offset + section.body.len();
         report(&mut record.problems, at, ProblemKind::Truncated, detail);
     }
-    let mut pairs = bytes.chunks_exact(PAIR).map(|pair| {
-        let mut group = Vec::with_capacity(2);
-        group.add_some("address", registers::number(pair, 0, 8).map(Value::Hex));
-        group.add_some("value", registers::number(pair, 8, 8).map(Value::Hex));
-        Value::Group(group)
-    });
+    let mut pairs = bytes.chunks_exact(PAIR).map(registers::pair);
     for (name, count) in [("memory_registers", memory), ("io_registers", io)] {
         let list: Vec<Value> = pairs.by_ref().take(count).collect();
         if !list.is_empty() {

@@ -5,13 +5,8 @@ use alloc::vec::Vec;
 
 use ras_core::{Detail, Details, Value};
 
+use crate::layout::{little, number_at};
 use crate::mca::findings::meaning;
-
-/// The little-endian number of `width` bytes (at most eight) at `at`.
-pub(super) fn number(bytes: &[u8], at: usize, width: usize) -> Option<u64> {
-    let bytes = bytes.get(at..)?.get(..width)?;
-    Some(bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
-}
 
 /// Consecutive registers by name and width in bytes, as far as they are there. One wider than eight
 /// bytes keeps its bytes; one without a name is reserved. What follows the last one is `rest`.
@@ -19,10 +14,10 @@ pub(super) fn named(mut bytes: &[u8], table: &[(&'static str, usize)]) -> Value 
     let mut details = Vec::with_capacity(table.len() + 1);
     for (name, width) in table {
         let Some((register, rest)) = bytes.split_at_checked(*width) else { break };
-        match number(register, 0, *width).filter(|_| *width <= 8) {
+        match width {
             _ if name.is_empty() => {}
-            Some(number) => details.add_hex(name, number),
-            None => details.add(name, Value::Bytes(register.into())),
+            ..=8 => details.add_hex(name, little(register)),
+            _ => details.add(name, Value::Bytes(register.into())),
         }
         bytes = rest;
     }
@@ -34,7 +29,15 @@ pub(super) fn named(mut bytes: &[u8], table: &[(&'static str, usize)]) -> Value 
 
 /// Registers of eight bytes in a row; a last, shorter one is left out.
 pub(super) fn wide(bytes: &[u8]) -> Value {
-    Value::List(bytes.chunks_exact(8).filter_map(|at| number(at, 0, 8)).map(Value::Hex).collect())
+    Value::List(bytes.chunks_exact(8).map(little).map(Value::Hex).collect())
+}
+
+/// Sixteen bytes: a register's address and its value.
+pub(super) fn pair(bytes: &[u8]) -> Value {
+    let mut group = Vec::with_capacity(2);
+    group.add_some("address", number_at(bytes, 0, 8).map(Value::Hex));
+    group.add_some("value", number_at(bytes, 8, 8).map(Value::Hex));
+    Value::Group(group)
 }
 
 /// One field of a register: its lowest bit, its width, and what its values mean.
@@ -55,6 +58,8 @@ pub(super) enum Kind {
     Flag,
     /// An encoded value.
     Code(&'static [(u64, &'static str)]),
+    /// The number of one of a register's bits.
+    Bit(&'static [(u32, &'static str)]),
 }
 
 impl Field {
@@ -78,6 +83,15 @@ impl Field {
     ) -> Self {
         Self { name, low, width, kind: Kind::Code(table) }
     }
+
+    pub(super) const fn bit(
+        name: &'static str,
+        low: u32,
+        width: u32,
+        table: &'static [(u32, &'static str)],
+    ) -> Self {
+        Self { name, low, width, kind: Kind::Bit(table) }
+    }
 }
 
 /// A register: its bits as `value`, its fields by name, its set flags as the list `flags`. Set bits
@@ -100,6 +114,11 @@ pub(super) fn add_fields(details: &mut Vec<Detail>, register: u64, table: &'stat
             Kind::Flag if bits == 0 => {}
             Kind::Flag => flags.push(Value::Text(Cow::Borrowed(name))),
             Kind::Code(table) => details.add(name, Value::code(bits, table)),
+            Kind::Bit(table) => {
+                let known = table.iter().find(|(bit, _)| u64::from(*bit) == bits);
+                let meaning = known.map(|(_, name)| Cow::Borrowed(*name));
+                details.add(name, Value::Code { code: bits, meaning });
+            }
         }
     }
     if table.iter().any(|field| matches!(field.kind, Kind::Flag)) {

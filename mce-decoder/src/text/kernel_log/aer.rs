@@ -319,7 +319,7 @@ impl Report {
         }
         self.stamp.add_to(details);
         record.raw = self.lines.raw();
-        Found { offset: self.offset, record }
+        Found::new(self.offset, record)
     }
 }
 
@@ -343,7 +343,7 @@ impl Announced {
             kind: ProblemKind::Truncated,
             detail: "a root port was told of an error, and nothing more is there".into(),
         });
-        Found { offset: self.offset, record }
+        Found::new(self.offset, record)
     }
 }
 
@@ -400,5 +400,5 @@ fn dpc(port: PciAddress, said: &[u8], line: &Line<'_>) -> Option<Found> {
     let mut lines = RawLines::default();
     lines.push(line.text);
     record.raw = lines.raw();
-    Some(Found { offset: line.offset, record })
+    Some(Found::new(line.offset, record))
 }

@@ -243,6 +243,6 @@ impl Open {
             let said = self.said.into_iter().map(Value::from).collect();
             record.details.add("kernel_says", Value::List(said));
         }
-        Found { offset: self.offset, record }
+        Found::new(self.offset, record)
     }
 }

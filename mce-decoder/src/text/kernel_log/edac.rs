@@ -212,6 +212,11 @@ fn old(text: &[u8], mc: u32) -> Option<ErrorRecord> {
     let mut record: ErrorRecord = event.into();
     record.location.channel = channel.and_then(narrow);
     record.details.add_some("csrow", row);
+    // Intel's drivers of that time: `… : cpu=0 Err=0000:009f (ch=15)`, MSCOD and MCACOD.
+    let after = |key: &[u8]| split(said, key).map(|(_, value)| value);
+    record.location.cpu = after(b" cpu=").and_then(decimal).and_then(|(cpu, _)| narrow(cpu));
+    record.details.add_some("err_code", after(b" Err=").map(|code| bytes::text(word(code).0)));
+    record.details.add_some("ch", after(b"(ch=").and_then(decimal).map(|(ch, _)| ch));
     record.details.add_some("channel_b", value(b"channel-b="));
     record.details.add_some("driver", driver);
     Some(record)
@@ -296,5 +301,5 @@ fn complete(mut record: ErrorRecord, line: &Line<'_>) -> Found {
     record.source = ErrorSource::KernelEdac;
     record.time = line.stamp.time;
     line.stamp.add_to(&mut record.details);
-    Found { offset: line.offset, record }
+    Found::new(line.offset, record)
 }

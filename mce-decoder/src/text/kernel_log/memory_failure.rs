@@ -153,7 +153,7 @@ impl Page {
             record.details.add("kernel_says", Value::List(said));
         }
         record.raw = self.lines.raw();
-        Found { offset: self.offset, record }
+        Found::new(self.offset, record)
     }
 }
 
@@ -310,5 +310,5 @@ fn complete(mut record: ErrorRecord, line: &Line<'_>) -> Found {
     record.raw = lines.raw();
     record.time = line.stamp.time;
     line.stamp.add_to(&mut record.details);
-    Found { offset: line.offset, record }
+    Found::new(line.offset, record)
 }

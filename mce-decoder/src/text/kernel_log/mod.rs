@@ -6,6 +6,8 @@
 //!                      |-- apei                 firmware's records -> cper
 //!                      |-- edac, aer, memory_failure, other
 //! ```
+//! What mcelog and rasdaemon wrote to the same log is handed to their own decoders.
+//!
 //! An error takes several lines, those of several processors may be mixed, and some may be missing:
 //! whatever is there becomes a record, and what is missing a [`Problem`](ras_core::Problem).
 //! Nothing that a log does not say is made up: a stamp that counts from the kernel's start gives no
@@ -35,6 +37,7 @@ use self::other::Other;
 pub(crate) use self::prefix::Stamp;
 use super::bytes::{self, decimal};
 use super::mcelog::{self, Mcelog};
+use super::rasdaemon::{self, Rasdaemon};
 use super::{Found, LineDecoder};
 use crate::trace;
 
@@ -71,6 +74,8 @@ pub struct KernelLog {
     other: Other,
     /// What mcelog wrote between the kernel's lines.
     mcelog: Mcelog,
+    /// What rasdaemon wrote there.
+    rasdaemon: Rasdaemon,
     /// A line that was broken in two, as mail programs do, and waits for its other half.
     broken: Option<Broken>,
 }
@@ -130,7 +135,7 @@ impl KernelLog {
                 text.extend_from_slice(prefix.text);
             }
             let Broken { offset, stamp, caller, .. } = broken;
-            self.whole(&text, offset, stamp, caller, found);
+            self.whole(&mut self.line_of(&text, offset, stamp, caller), found);
             if joined {
                 return;
             }
@@ -142,32 +147,44 @@ impl KernelLog {
             self.mcelog.text(prefix.text, stamp, offset, found);
             return;
         }
+        let tagged = prefix.program == Some(b"rasdaemon");
+        if tagged || !prefix.any && self.rasdaemon.may_take(prefix.text) {
+            let (text, number) = (prefix.text, self.number);
+            let line = rasdaemon::Line { text, offset, number, stamp, tagged };
+            if self.rasdaemon.line(&line, &self.options, found) {
+                return;
+            }
+        }
         if is_broken(prefix.text) {
             let text = prefix.text.to_vec();
             self.broken = Some(Broken { text, offset, stamp, caller: prefix.caller });
             return;
         }
-        self.whole(prefix.text, offset, stamp, prefix.caller, found);
+        self.whole(&mut self.line_of(prefix.text, offset, stamp, prefix.caller), found);
     }
 
-    fn whole(
-        &mut self,
-        text: &[u8],
+    #[inline]
+    const fn line_of<'a>(
+        &self,
+        text: &'a [u8],
         offset: u64,
         stamp: Stamp,
         caller: Option<(u8, u32)>,
-        found: &mut Vec<Found>,
-    ) {
-        let number = self.number;
-        let mut line = Line { text, offset, number, stamp, caller, marked: false };
+    ) -> Line<'a> {
+        Line { text, offset, number: self.number, stamp, caller, marked: false }
+    }
+
+    #[inline]
+    fn whole(&mut self, line: &mut Line<'_>, found: &mut Vec<Found>) {
+        let (text, offset, number) = (line.text, line.offset, line.number);
         let before = found.len();
-        if !self.dispatch(&mut line, found) {
+        if !self.dispatch(line, found) {
             if let Some(inner) = inner(text) {
                 line.text = inner;
-                self.dispatch(&mut line, found);
+                self.dispatch(line, found);
             } else if let Some(record) = traced(text) {
                 // Booted with `tp_printk`, the kernel prints its trace events too.
-                found.push(Found { offset, record });
+                found.push(Found::new(offset, record));
             }
         }
         self.machine_checks.expire(number, found);
@@ -176,6 +193,7 @@ impl KernelLog {
         self.aer.expire(number, found);
         self.failures.expire(number, found);
         self.other.expire(number, found.len() > before, found);
+        self.rasdaemon.expire(number, &self.options, found);
     }
 
     /// Whether somebody understood the line.
@@ -213,6 +231,7 @@ impl KernelLog {
     }
 
     /// A line marked as a hardware error.
+    #[inline]
     fn marked(&mut self, line: &Line<'_>, found: &mut Vec<Found>) -> bool {
         let text = line.text;
         self.machine_checks.line(text, None, line, &self.options, found)
@@ -229,7 +248,7 @@ impl LineDecoder for KernelLog {
 
     fn finish(&mut self, found: &mut Vec<Found>) {
         if let Some(Broken { text, offset, stamp, caller }) = self.broken.take() {
-            self.whole(&text, offset, stamp, caller, found);
+            self.whole(&mut self.line_of(&text, offset, stamp, caller), found);
         }
         self.machine_checks.finish(found);
         self.amd.finish(found);
@@ -238,6 +257,7 @@ impl LineDecoder for KernelLog {
         self.failures.finish(found);
         self.other.finish(found);
         self.mcelog.finish(found);
+        self.rasdaemon.finish(&self.options, found);
     }
 }
 

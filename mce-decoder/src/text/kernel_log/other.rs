@@ -252,5 +252,5 @@ fn complete(mut record: ErrorRecord, line: &Line<'_>) -> Found {
     record.raw = raw.raw();
     record.time = line.stamp.time;
     line.stamp.add_to(&mut record.details);
-    Found { offset: line.offset, record }
+    Found::new(line.offset, record)
 }

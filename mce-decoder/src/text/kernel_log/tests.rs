@@ -24,7 +24,7 @@ pub(super) fn decode_with(text: &str, options: Options) -> Vec<Found> {
 pub(super) fn one(text: &str) -> ErrorRecord {
     let mut found = decode(text);
     assert_eq!(found.len(), 1, "{found:#?}");
-    found.remove(0).record
+    *found.remove(0).record
 }
 
 fn registers(record: &ErrorRecord) -> &McaRegisters {

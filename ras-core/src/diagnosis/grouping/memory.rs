@@ -8,8 +8,7 @@ use alloc::vec::Vec;
 
 use super::{
     Confidence, DEVICE_BANKS, DEVICE_WEAK_BANKS, Group, Grouping, MODULE_BLIND, MODULE_PAGES,
-    MODULE_RANKS, PAGE_ERRORS, Part, PartErrors, Place, RANK_DEVICES, Spread, Tally, Why, bank,
-    line,
+    MODULE_RANKS, Part, PartErrors, Place, RANK_DEVICES, Spread, Tally, Why, bank, line,
 };
 use crate::{DimmLocation, ErrorRecord, FaultMode, Location, PfnRange};
 
@@ -144,6 +143,7 @@ impl Grouping {
         pages: &[(PfnRange, Tally)],
         groups: &mut Vec<Group>,
     ) {
+        let others = groups.len();
         let cells: Vec<Counted<'_>> = self.cells(part).collect();
         for Found { mode, cell, tally, spread, confidence, reason } in of_module(&cells) {
             let why = Why { mode, confidence, reason, spread };
@@ -151,13 +151,27 @@ impl Grouping {
         }
         self.pages_of(part, pages, groups);
         self.blind(part, errors, groups);
+        let told = groups.iter().skip(others).any(|group| group.tally.risky > 0);
+        if errors.tally.risky > 0 && !told {
+            groups.push(self.risky(part, errors));
+        }
+    }
+
+    /// A corrected error with risky bits foretells more than its place does: where no other fault of
+    /// the part has it, it is one.
+    fn risky(&self, part: &Part, errors: &PartErrors) -> Group {
+        let figures = figures(&errors.tally);
+        let reason = format!("{figures}: the next one may be more than the ECC corrects");
+        let (mode, confidence) = (FaultMode::Module, Confidence::Medium);
+        let why = Why { mode, confidence, reason, spread: Spread::default() };
+        self.group(part, Place::Part, errors.tally, why)
     }
 
     /// Pages stand in for cells where those are not known.
     fn pages_of(&self, part: &Part, pages: &[(PfnRange, Tally)], groups: &mut Vec<Group>) {
         // Several pages that one corrected error may be in are no reason to lose them all.
         let condemned = |(pages, tally): &&(PfnRange, Tally)| {
-            tally.uncorrected > 0 || (pages.count == 1 && tally.corrected >= PAGE_ERRORS)
+            tally.uncorrected > 0 || (pages.count == 1 && tally.condemns_page())
         };
         let condemned: Vec<_> = pages.iter().filter(condemned).collect();
         let why = |mode, confidence, reason| {

@@ -16,10 +16,12 @@
 //!   several ranks              module
 //! ```
 //!
-//! A larger fault swallows the smaller ones it is made of. An uncorrected error is a fault by itself.
+//! A larger fault swallows the smaller ones it is made of. An uncorrected error is a fault by itself, and
+//! so is a corrected one whose bits are risky.
 
 mod bank;
 mod memory;
+mod names;
 mod part;
 #[cfg(test)]
 mod tests;
@@ -72,6 +74,12 @@ pub const PROCESSOR_ERRORS: u64 = 3;
 /// a dirty contact or a bad signal.
 pub const LINK_ERRORS: u64 = 10;
 
+/// Data lines of a device, together with [`RISKY_BEATS`], that make a single corrected error a warning:
+/// most devices that lost data later had shown it, and hardly any other ("risky" corrected errors, SC 2022).
+pub const RISKY_LINES: u64 = 2;
+/// Beats of a burst; see [`RISKY_LINES`].
+pub const RISKY_BEATS: u64 = 2;
+
 /// Parts told apart. A large host has 64 modules, 8 sockets and some hundred PCI functions.
 pub const PARTS_MAX: usize = 4096;
 /// Places in memory modules told apart: 16 MiB of counters, the size of a broken bank seen for a year.
@@ -92,6 +100,8 @@ pub struct Tally {
     pub uncorrected: u64,
     /// Errors of a severity that their source did not tell.
     pub unknown: u64,
+    /// Corrected errors that firmware reported as over its own threshold.
+    pub over_threshold: u64,
     /// Corrected errors whose bits lie so that the next one may not be correctable.
     pub risky: u64,
     /// The worst severity.
@@ -113,12 +123,20 @@ impl Tally {
             corrected: 0,
             uncorrected: 0,
             unknown: 0,
+            over_threshold: 0,
             risky: 0,
             severity: Severity::Unknown,
             source,
             first: None,
             last: None,
         }
+    }
+
+    /// Whether a page with these errors has to be taken out of use: data at it was lost, or it corrects
+    /// too often, by [`PAGE_ERRORS`] or by firmware's own threshold.
+    #[must_use]
+    pub const fn condemns_page(&self) -> bool {
+        self.uncorrected > 0 || self.corrected >= PAGE_ERRORS || self.over_threshold > 0
     }
 
     /// All errors.
@@ -136,6 +154,9 @@ impl Tally {
             Severity::Corrected => add(&mut self.corrected, count),
             _ => add(&mut self.unknown, count),
         }
+        if record.flags.threshold_exceeded && record.severity == Severity::Corrected {
+            add(&mut self.over_threshold, count);
+        }
         if is_risky(record) {
             add(&mut self.risky, count);
         }
@@ -148,6 +169,7 @@ impl Tally {
         add(&mut self.corrected, other.corrected);
         add(&mut self.uncorrected, other.uncorrected);
         add(&mut self.unknown, other.unknown);
+        add(&mut self.over_threshold, other.over_threshold);
         add(&mut self.risky, other.risky);
         self.saw(other.severity, other.source, other.first, other.last);
     }
@@ -280,10 +302,10 @@ impl PageErrors {
         self.holder.part
     }
 
-    /// Whether the page has to be taken out of use: data at it was lost, or it corrects too often.
+    /// Whether the page has to be taken out of use.
     #[must_use]
     pub const fn is_condemned(&self) -> bool {
-        self.tally.uncorrected > 0 || self.tally.corrected >= PAGE_ERRORS
+        self.tally.condemns_page()
     }
 }
 
@@ -302,15 +324,18 @@ pub struct Grouping {
     cells: BTreeMap<(u32, Cell), Tally>,
     pages: BTreeMap<PfnRange, PageErrors>,
     units: BTreeMap<(u32, units::Unit), Tally>,
+    names: names::Names,
+    /// Parts that turned out to be others: from number to number.
+    joined: BTreeMap<u32, u32>,
     left_out: LeftOut,
     seen: Timestamp,
 }
 
 impl Grouping {
     /// Counts `record` and answers with the number of its part, unless there are too many. Informational
-    /// ones are no errors and pass by.
+    /// ones are no errors, simulated ones none of the hardware: both pass by.
     pub fn add(&mut self, record: &ErrorRecord) -> Option<u32> {
-        if record.severity == Severity::Informational {
+        if record.severity == Severity::Informational || record.flags.simulated {
             return None;
         }
         let count = u64::from(record.count.max(1));
@@ -325,6 +350,7 @@ impl Grouping {
             ErrorClass::Cxl => cell.is_some() || pages.is_some(),
             _ => false,
         };
+        self.names.add(record);
         let part = Part::of(record);
         let room = self.parts.len() < PARTS_MAX;
         let index = u32::try_from(self.parts.len()).unwrap_or(u32::MAX);
@@ -394,6 +420,44 @@ impl Grouping {
         }
     }
 
+    /// Makes one part of those that records say are one module under several names. Answers with the
+    /// parts that are gone, each with the one that has its errors now. Records that are added later are
+    /// counted under their own names again.
+    pub fn join_names(&mut self) -> Vec<(Part, Part)> {
+        let same = self.names.same(self.parts.keys());
+        let same: Vec<Vec<Part>> =
+            same.into_iter().map(|parts| parts.into_iter().cloned().collect()).collect();
+        let mut gone = Vec::new();
+        for parts in same {
+            let Some((best, others)) = parts.split_first() else { continue };
+            for other in others {
+                let Some(to) = self.parts.get(best).map(PartErrors::number) else { continue };
+                let Some(errors) = self.parts.remove(other) else { continue };
+                self.joined.insert(errors.index, to);
+                if let Some(target) = self.parts.get_mut(best) {
+                    target.join(errors);
+                }
+                gone.push((other.clone(), best.clone()));
+            }
+        }
+        if !gone.is_empty() {
+            let joined = &self.joined;
+            let number = |number: u32| current(joined, number);
+            move_all(&mut self.cells, number);
+            move_all(&mut self.units, number);
+            for page in self.pages.values_mut() {
+                page.holder.part = number(page.holder.part);
+            }
+        }
+        gone
+    }
+
+    /// The number that the part of that number has now: another one if it was joined to another.
+    #[must_use]
+    pub fn current_number(&self, number: u32) -> u32 {
+        current(&self.joined, number)
+    }
+
     /// The parts with errors.
     pub fn parts(&self) -> impl Iterator<Item = (&Part, &PartErrors)> {
         self.parts.iter()
@@ -461,6 +525,7 @@ impl Grouping {
             source: tally.source,
             time: tally.last.unwrap_or(self.seen),
             location: place.location(part),
+            previous_boot: false,
             reason,
             host_risk: None,
         };
@@ -469,6 +534,21 @@ impl Grouping {
 }
 
 impl PartErrors {
+    /// Adds what was counted under another name.
+    fn join(&mut self, other: Self) {
+        self.tally.join(&other.tally);
+        add(&mut self.without_cell, other.without_cell);
+        add(&mut self.blind, other.blind);
+        if self.window.join(MODULE_BLIND, &other.window) {
+            let timed = self.window.newest().is_some_and(|newest| newest != Timestamp::default());
+            self.fired = Some(timed || self.fired == Some(true));
+        }
+        self.fired = self.fired.max(other.fired);
+        if let Some(lost) = other.lost_blind {
+            self.lost_blind.get_or_insert(Tally::new(lost.source)).join(&lost);
+        }
+    }
+
     /// An error that names neither a cell nor a page.
     fn add_blind(&mut self, record: &ErrorRecord) {
         add(&mut self.blind, u64::from(record.count.max(1)));
@@ -512,6 +592,22 @@ struct Why {
     spread: Spread,
 }
 
+/// Each step leads to a part that was still there then, so there is an end.
+fn current(joined: &BTreeMap<u32, u32>, mut number: u32) -> u32 {
+    while let Some(next) = joined.get(&number) {
+        number = *next;
+    }
+    number
+}
+
+/// Gives counts to the parts that they belong to now.
+fn move_all<K: Ord + Copy>(map: &mut BTreeMap<(u32, K), Tally>, number: impl Fn(u32) -> u32) {
+    for ((part, key), tally) in core::mem::take(map) {
+        let empty = || Tally::new(tally.source);
+        map.entry((number(part), key)).or_insert_with(empty).join(&tally);
+    }
+}
+
 fn count_in<K: Ord>(
     map: &mut BTreeMap<K, Tally>,
     key: K,
@@ -527,12 +623,23 @@ fn count_in<K: Ord>(
 }
 
 /// Whether a corrected error's bits lie so that the ECC was near its end: over several symbols, by the
-/// memory error type of a firmware record, or by a CXL device's mask of nibbles.
-fn is_risky(record: &ErrorRecord) -> bool {
+/// memory error type of a firmware record, or by a CXL device's mask of nibbles; or over several data
+/// lines and several beats of one device ([`RISKY_LINES`], [`RISKY_BEATS`]), where a record locates them.
+#[must_use]
+pub fn is_risky(record: &ErrorRecord) -> bool {
     record.severity == Severity::Corrected
         && record.details.iter().any(|detail| match (detail.name.as_ref(), &detail.value) {
             ("error_type" | "memory_error_type", Value::Code { meaning: Some(meaning), .. }) => {
                 record.class == ErrorClass::Memory && is_several(meaning)
+            }
+            ("error_bits", Value::Group(bits)) => {
+                let least = |name: &str, least: u64| {
+                    bits.iter().any(|bit| {
+                        bit.name == name
+                            && matches!(bit.value, Value::Number(number) if number >= least)
+                    })
+                };
+                least("dqs", RISKY_LINES) && least("beats", RISKY_BEATS)
             }
             ("nibble_mask", Value::Hex(mask) | Value::Number(mask)) => mask.count_ones() >= 2,
             _ => false,

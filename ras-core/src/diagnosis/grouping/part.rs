@@ -57,8 +57,7 @@ impl Part {
     #[must_use]
     pub fn of(record: &ErrorRecord) -> Self {
         let Location { cpu, socket, imc, channel, dimm, fru, pci } = &record.location;
-        let label = fru.as_deref().map(str::trim).filter(|label| !label.is_empty());
-        let label = label.map(|label| label.chars().take(LABEL_MAX).collect::<String>());
+        let label = label(fru.as_deref());
         let none = Location::default();
         let (kind, place) = match record.class {
             ErrorClass::Memory => match label {
@@ -110,7 +109,8 @@ impl Part {
         let Location { cpu, socket, dimm, fru, pci, .. } = &self.place;
         match self.kind {
             PartKind::Module => {
-                fru.is_some() || dimm.module.is_some() || dimm.module_handle.is_some()
+                let named = fru.as_deref().is_some_and(is_one);
+                named || dimm.module.is_some() || dimm.module_handle.is_some()
             }
             PartKind::Processor => socket.is_some() || cpu.is_some(),
             PartKind::Pci | PartKind::Cxl => pci.is_some() || fru.is_some(),
@@ -120,13 +120,25 @@ impl Part {
     }
 }
 
+/// What of a label tells parts apart.
+pub(super) fn label(fru: Option<&str>) -> Option<String> {
+    let label = fru.map(str::trim).filter(|label| !label.is_empty());
+    label.map(|label| label.chars().take(LABEL_MAX).collect())
+}
+
+/// Whether a label is that of one module. EDAC joins those of all modules that it may have been.
+pub(super) fn is_one(label: &str) -> bool {
+    !label.contains(" or ")
+}
+
 impl fmt::Display for Part {
     /// As a person would call it: `module DIMM_A1`, `a module on socket 0, channel 3`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = &self.place;
         let known = *place != Location::default();
         match (self.kind, &place.fru) {
-            (PartKind::Module, Some(label)) => write!(f, "module {label}"),
+            (PartKind::Module, Some(label)) if is_one(label) => write!(f, "module {label}"),
+            (PartKind::Module, Some(label)) => write!(f, "a module, {label}"),
             (PartKind::Module, None) if !known => {
                 f.write_str("a memory module that no record names")
             }

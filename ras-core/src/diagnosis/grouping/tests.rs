@@ -234,6 +234,25 @@ fn informational_records_are_no_errors() {
 }
 
 #[test]
+fn simulated_errors_are_none_of_the_hardware() {
+    let flags = crate::RecordFlags { simulated: true, ..crate::RecordFlags::NONE };
+    let mut grouping = Grouping::default();
+    let lost = ErrorRecord { severity: Severity::Fatal, flags, ..cell(1, 1) };
+    assert_eq!(grouping.add(&lost), None);
+    assert_eq!((grouping.parts().count(), grouping.groups().len()), (0, 0));
+}
+
+#[test]
+fn firmware_s_threshold_condemns_a_page() {
+    let flags = crate::RecordFlags { threshold_exceeded: true, ..crate::RecordFlags::NONE };
+    let address = ErrorAddress { addr: PhysAddr(0x7000), lsb: 6, mode: AddressMode::Physical };
+    let error = ErrorRecord { address: Some(address), flags, ..memory() };
+    let found = groups([error.clone()]);
+    assert_eq!(found[0].fault.mode.pages(), Some(PfnRange::single(Pfn(7))));
+    assert_eq!(groups([ErrorRecord { flags: crate::RecordFlags::NONE, ..error }]), []);
+}
+
+#[test]
 fn risky_bits_are_counted() {
     let mut risky = cell(1, 1);
     risky.details.push(crate::Detail {
@@ -243,6 +262,27 @@ fn risky_bits_are_counted() {
     let found = groups([risky, cell(1, 1)]);
     assert_eq!(found[0].tally.risky, 1);
     assert!(found[0].fault.reason.ends_with("2 corrected errors, 1 with risky error bits"));
+}
+
+/// A single error is enough, whether or not a record says where in the module it was.
+#[test]
+fn bits_over_several_lines_and_beats_are_risky() {
+    let with = |mut record: ErrorRecord, dqs: u64, beats: u64| {
+        let detail = |name: &'static str, value| crate::Detail { name: name.into(), value };
+        let bits = vec![detail("dqs", Value::Number(dqs)), detail("beats", Value::Number(beats))];
+        record.details.push(detail("error_bits", Value::Group(bits)));
+        record
+    };
+    for quiet in [(1, 1), (4, 1), (1, 8)] {
+        assert_eq!(groups([with(cell(1, 1), quiet.0, quiet.1)]), [], "{quiet:?}");
+    }
+    for record in [cell(1, 1), memory()] {
+        let found = groups([with(record, 2, 2)]);
+        assert_eq!((found.len(), found[0].fault.mode), (1, FaultMode::Module));
+        assert_eq!(found[0].tally.risky, 1);
+    }
+    let found = groups([with(cell(1, 1), 2, 2), cell(1, 1)]);
+    assert_eq!((found.len(), found[0].fault.mode), (1, FaultMode::Cell), "told once");
 }
 
 #[test]
@@ -393,4 +433,104 @@ proptest! {
             }
         }
     }
+}
+
+/// A record of a module by its label, by its place, by its SMBIOS handle, or by several of them.
+fn named(label: Option<&str>, place: Option<(u16, u8, u16)>, handle: Option<u16>) -> ErrorRecord {
+    let mut record = memory();
+    record.location.fru = label.map(Into::into);
+    if let Some((imc, channel, module)) = place {
+        record.location.imc = Some(imc);
+        record.location.channel = Some(channel);
+        record.location.dimm.module = Some(module);
+    }
+    record.location.dimm.module_handle = handle;
+    record
+}
+
+fn joined(records: impl IntoIterator<Item = ErrorRecord>) -> Vec<(String, u64)> {
+    let mut grouping = Grouping::default();
+    for record in records {
+        grouping.add(&record);
+    }
+    grouping.join_names();
+    let parts = grouping.parts();
+    parts.map(|(part, errors)| (part.to_string(), errors.tally.errors())).collect()
+}
+
+#[test]
+fn a_module_with_two_names_is_counted_once() {
+    let (label, place) = (Some("DIMM_A1"), Some((0, 1, 0)));
+    let both = || named(label, place, None);
+    let one = [("module DIMM_A1".to_string(), 3)];
+    assert_eq!(joined([named(None, place, None), both(), named(label, None, None)]), one);
+    // Through a witness, whose place is counted in another way.
+    let mut seen =
+        ErrorRecord { witnesses: vec![named(None, place, None)], ..named(label, None, None) };
+    (seen.location.dimm.node, seen.location.dimm.card) = (Some(7), Some(7));
+    seen.location.dimm.module = Some(7);
+    assert_eq!(joined([named(None, place, None), seen, named(label, None, None)]), one);
+    // Over three corners.
+    let handle = || named(None, None, Some(0x1100));
+    let corner = named(None, place, Some(0x1100));
+    assert_eq!(joined([handle(), corner, both()]), one);
+    // Nobody says so.
+    assert_eq!(joined([named(None, place, None), named(label, None, None)]).len(), 2);
+}
+
+#[test]
+fn names_that_contradict_each_other_join_nothing() {
+    let place = Some((0, 1, 0));
+    let records =
+        || [named(None, place, None), named(Some("A"), place, None), named(Some("B"), place, None)];
+    assert_eq!(joined(records()).len(), 3, "a place with two labels");
+    let records = [
+        named(None, place, None),
+        named(None, Some((1, 1, 0)), None),
+        named(Some("A"), place, None),
+        named(Some("A"), Some((1, 1, 0)), None),
+    ];
+    assert_eq!(joined(records).len(), 3, "a label with two places");
+    // Which of two modules it was is what nobody knows.
+    let either = named(Some("A or B"), place, None);
+    assert!(!Part::of(&either).is_single());
+    assert_eq!(joined([named(None, place, None), either]).len(), 2);
+    // A channel may have several modules.
+    let mut channel = named(None, place, None);
+    channel.location.dimm.module = None;
+    let mut labelled = channel.clone();
+    labelled.location.fru = Some("A".into());
+    assert_eq!(joined([channel, labelled]).len(), 2);
+}
+
+/// All that was counted under the other name comes along: cells, pages, and the rate of blind errors.
+#[test]
+fn a_joined_module_has_all_errors() {
+    let place = Some((0, 1, 0));
+    let mut grouping = Grouping::default();
+    let at = |record: ErrorRecord, row: u32, column: u32| {
+        let mut record = record;
+        record.location.dimm.rank = Some(0);
+        record.location.dimm.bank = Some(1);
+        record.location.dimm.row = Some(row);
+        record.location.dimm.column = Some(column);
+        let addr = PhysAddr(u64::from(row) << 12);
+        record.address = Some(ErrorAddress { addr, lsb: 6, mode: AddressMode::Physical });
+        record
+    };
+    let by_place = grouping.add(&at(named(None, place, None), 5, 1)).unwrap();
+    let by_label = grouping.add(&at(named(Some("A"), place, None), 5, 2)).unwrap();
+    for second in 0..10 {
+        let name = [named(None, place, None), named(Some("A"), None, None)];
+        let time = Some(Timestamp::from_secs(second));
+        grouping.add(&ErrorRecord { time, ..name[usize::from(second % 2 == 0)].clone() });
+    }
+    assert_eq!(grouping.groups(), [], "each name by itself has too little");
+    assert_eq!(grouping.join_names().len(), 1);
+    assert_eq!(grouping.current_number(by_place), by_label);
+    let found = grouping.groups();
+    let modes: Vec<_> = found.iter().map(|group| group.fault.mode).collect();
+    assert_eq!(modes, [FaultMode::Row, FaultMode::Module]);
+    assert!(grouping.pages().all(|(_, page)| page.part() == by_label));
+    assert_eq!(grouping.join_names(), []);
 }

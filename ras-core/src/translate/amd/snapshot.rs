@@ -62,6 +62,12 @@ impl<'de> Deserialize<'de> for Register {
                 u32::try_from(value).map(Register).map_err(wrong)
             }
 
+            // TOML has no unsigned numbers.
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Register, E> {
+                let wrong = |_| E::invalid_value(de::Unexpected::Signed(value), &self);
+                u32::try_from(value).map(Register).map_err(wrong)
+            }
+
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Register, E> {
                 let digits = text.strip_prefix("0x").filter(|digits| !digits.starts_with('+'));
                 digits

@@ -86,7 +86,15 @@ pub fn advice(grouping: &Grouping, groups: &[Group]) -> Vec<Advice> {
         .collect();
     all.sort_by_key(|advice| {
         let Tally { uncorrected, risky, .. } = advice.tally;
-        (advice.deed, Reverse((advice.confidence, uncorrected, risky, advice.tally.errors())))
+        // Lost data comes before what may be lost some day, even where nobody knows yet what to replace.
+        let later = advice.deed > Deed::Replace && (uncorrected == 0 || advice.deed == Deed::Watch);
+        let unknown_loss = !later && advice.deed != Deed::Replace;
+        (
+            later,
+            unknown_loss,
+            advice.deed,
+            Reverse((advice.confidence, uncorrected, risky, advice.tally.errors())),
+        )
     });
     all
 }
@@ -107,7 +115,12 @@ fn on_part(part: &Part, tally: &Tally, groups: &[&Group], lost_in_memory: bool) 
                 any(|mode| matches!(mode, FaultMode::Row | FaultMode::Column | FaultMode::Module));
             if !part.is_single() {
                 (Deed::Inspect, "find out which module it is first")
-            } else if lost || large || tally.risky > 0 {
+            } else if tally.risky > 0 && !lost {
+                (
+                    Deed::Replace,
+                    "risky bits, if its devices are x4: move what runs there elsewhere first",
+                )
+            } else if lost || large {
                 (Deed::Replace, "")
             } else if blind {
                 (Deed::Inspect, "counts alone foretell little")
@@ -181,6 +194,8 @@ pub enum Why {
     Lost,
     /// They corrected more than once.
     Repeated,
+    /// Firmware says that they went over its threshold.
+    OverThreshold,
     /// They lie in a row that is broken. Only those that had errors are known: where the rest of the
     /// row is, the platform's address map says.
     BrokenRow,
@@ -193,6 +208,7 @@ impl Why {
         match self {
             Self::Lost => "data_lost",
             Self::Repeated => "corrected_repeatedly",
+            Self::OverThreshold => "over_firmware_threshold",
             Self::BrokenRow => "in_broken_row",
         }
     }
@@ -203,6 +219,7 @@ impl Why {
         match self {
             Self::Lost => "data was lost",
             Self::Repeated => "corrected more than once",
+            Self::OverThreshold => "over firmware's threshold",
             Self::BrokenRow => "in a broken row",
         }
     }
@@ -229,6 +246,8 @@ pub fn retire(grouping: &Grouping, groups: &[Group]) -> Vec<Retire> {
                 return None;
             } else if errors.tally.corrected >= PAGE_ERRORS {
                 Why::Repeated
+            } else if errors.tally.over_threshold > 0 {
+                Why::OverThreshold
             } else if errors.row.is_some_and(|row| broken.contains(&(part, row))) {
                 Why::BrokenRow
             } else {
@@ -245,8 +264,12 @@ pub fn retire(grouping: &Grouping, groups: &[Group]) -> Vec<Retire> {
 pub(super) fn verdict(findings: &Findings) -> String {
     let errors = findings.errors.total();
     if errors == 0 {
+        if findings.simulated > 0 {
+            return "There are reports of simulated errors, and of no real one.".into();
+        }
         return match (findings.reports, findings.damages + findings.unreadable.len() as u64) {
-            (0, 0) => "There is no report of any error.".into(),
+            (0, 0) if findings.notes.is_empty() => "There is no report of any error.".into(),
+            (0, 0) => "There is no report of any error in what could be read.".into(),
             (0, _) => "Nothing could be read; whether there are errors is unknown.".into(),
             (_, 0) => "There are reports, and none of them is an error.".into(),
             (..) => "No errors in what could be read; parts of the input are damaged.".into(),

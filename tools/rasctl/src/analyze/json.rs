@@ -35,6 +35,8 @@ pub fn object(findings: &Findings) -> Value {
         "reports": findings.reports,
         "witnesses": findings.witnesses,
         "informational": findings.informational,
+        "simulated": findings.simulated,
+        "previous_boot": findings.previous_boot,
         "errors": findings.errors.total(),
         "errors_by_level": levels(&findings.errors),
         "first": time(findings.first),

@@ -21,8 +21,8 @@ use ras_core::diagnosis::grouping::{
     CELLS_MAX, Cell, Group, Grouping, LeftOut, Part, PartKind, Tally,
 };
 use ras_core::{
-    ErrorClass, ErrorRecord, ErrorSource, McaRegisters, PciAddress, PfnRange, Raw, Severity,
-    Timestamp,
+    ErrorClass, ErrorRecord, ErrorSource, Location, McaRegisters, PciAddress, PfnRange, Raw,
+    Severity, Timestamp,
 };
 
 use self::advice::{Advice, Retire};
@@ -110,8 +110,11 @@ impl Analysis {
             self.informational += 1;
             return;
         };
-        self.simulated += u64::from(record.flags.simulated);
-        self.previous_boot += u64::from(record.flags.previous_boot);
+        if record.flags.simulated {
+            self.simulated += 1;
+            return;
+        }
+        self.previous_boot += u64::from(record.is_of_previous_boot());
         let errors = u64::from(record.count.max(1));
         self.counted.add(level, errors);
         self.classes.add(record.class, record);
@@ -139,13 +142,15 @@ impl Analysis {
     /// Concludes.
     #[must_use]
     pub fn finish(self) -> Findings {
-        let Self { timeline, storms, grouping, mut notes, .. } = self;
+        let Self { timeline, storms, mut grouping, mut notes, .. } = self;
+        let joined = grouping.join_names();
         let groups = grouping.groups();
         let retire = advice::retire(&grouping, &groups);
         let advice = advice::advice(&grouping, &groups);
         let modules = modules(&grouping);
         let (storms, storms_forgotten) = storms.finish();
         let part_name = |number: u32| {
+            let number = grouping.current_number(number);
             let mut parts = grouping.parts().filter(|(_, errors)| errors.number() == number);
             parts.next().map_or_else(String::new, |(part, _)| part.to_string())
         };
@@ -159,8 +164,9 @@ impl Analysis {
                     .into(),
             );
         }
+        notes.extend(names(&grouping, &joined));
         let flagged = [
-            (self.simulated, "reports say that their error was injected, and count all the same"),
+            (self.simulated, "reports are of simulated errors: no error count has them"),
             (
                 self.previous_boot,
                 "reports are of an earlier boot, and may have been logged then too",
@@ -172,6 +178,8 @@ impl Analysis {
             reports: self.reports,
             witnesses: self.witnesses,
             informational: self.informational,
+            simulated: self.simulated,
+            previous_boot: self.previous_boot,
             errors: self.counted,
             first: self.first,
             last: self.last,
@@ -239,6 +247,10 @@ pub struct Findings {
     pub witnesses: u64,
     /// Reports that are no errors.
     pub informational: u64,
+    /// Reports of simulated errors, which are in no other count of errors.
+    pub simulated: u64,
+    /// Reports of errors that happened before the boot that reported them.
+    pub previous_boot: u64,
     /// Errors.
     pub errors: Levels,
     /// The earliest time that any report has.
@@ -360,6 +372,33 @@ impl Findings {
         let met = named.into_iter().filter(|(count, _)| *count > 0);
         met.map(|(count, what)| format!("{count} {what}")).collect()
     }
+}
+
+/// Modules listed by name in one note; the rest is a number.
+const NAMES_MAX: usize = 8;
+
+/// What there is to know about the names of modules: which are of one module, and where that can't be
+/// told.
+fn names(grouping: &Grouping, joined: &[(Part, Part)]) -> Vec<String> {
+    let mut notes: Vec<String> = joined
+        .iter()
+        .take(NAMES_MAX)
+        .map(|(name, part)| format!("{part} is also the {name} of other reports: counted as one"))
+        .collect();
+    if joined.len() > NAMES_MAX {
+        notes.push(format!("{} more modules have two names", joined.len() - NAMES_MAX));
+    }
+    let modules = || grouping.parts().filter(|(part, _)| part.kind == PartKind::Module);
+    let known = |part: &Part| part.place != Location::default();
+    let by_label = modules().filter(|(part, _)| part.place.fru.is_some()).count();
+    let by_place = modules().filter(|(part, _)| part.place.fru.is_none() && known(part)).count();
+    if by_label > 0 && by_place > 0 {
+        notes.push(format!(
+            "{by_label} modules are named by label and {by_place} by place, and no report has both \
+             names: the same module may be counted under each"
+        ));
+    }
+    notes
 }
 
 /// The processor and machine-check bank of a record, or of the bank that firmware put into it.

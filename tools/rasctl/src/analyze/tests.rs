@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use ras_core::diagnosis::grouping::Confidence;
-use ras_core::{Problem, ProblemKind};
+use ras_core::{Problem, ProblemKind, RecordFlags};
 
 use super::advice::{Deed, Why};
 use super::data::{HOSTILE, START_S, cell, findings, records};
@@ -193,4 +193,58 @@ proptest! {
         prop_assert!(!rendered(&found, true).is_empty());
         prop_assert!(json::object(&found).is_object());
     }
+}
+
+/// What is said of the report itself: simulated errors retire no real memory, and firmware's threshold
+/// retires what it is about.
+#[test]
+fn what_a_source_says_of_its_report_is_heeded() {
+    let flagged = |flags| ErrorRecord { flags, ..data::cell("DIMM_A1", 1, 7, 8, 0) };
+    let simulated = RecordFlags { simulated: true, ..RecordFlags::NONE };
+    let lost = ErrorRecord { severity: Severity::Fatal, ..flagged(simulated) };
+    let findings = data::findings(&[lost.clone(), lost]);
+    assert_eq!((findings.errors.total(), findings.simulated, findings.exit_code()), (0, 2, 0));
+    assert_eq!((findings.retire.len(), findings.advice.len()), (0, 0));
+    assert_eq!(findings.verdict(), "There are reports of simulated errors, and of no real one.");
+
+    let over = RecordFlags { threshold_exceeded: true, ..RecordFlags::NONE };
+    let findings = data::findings(&[flagged(over)]);
+    assert_eq!(findings.retire[0].why, advice::Why::OverThreshold);
+    assert_eq!(data::findings(&[flagged(RecordFlags::NONE)]).retire.len(), 0);
+}
+
+/// Loss of data comes first, even where no record says which module it was.
+#[test]
+fn lost_data_comes_before_plans() {
+    let mut records: Vec<_> = (0..9).map(|n| data::cell("DIMM_A1", 1, 7, n, 0)).collect();
+    let mut lost = ErrorRecord { severity: Severity::Srao, ..data::cell("", 1, 1, 1, 0) };
+    lost.location = Location::default();
+    records.push(lost);
+    let findings = data::findings(&records);
+    let deeds: Vec<_> = findings.advice.iter().map(|advice| advice.deed).collect();
+    assert_eq!(deeds, [Deed::Inspect, Deed::PlanReplacement]);
+    assert!(findings.verdict().starts_with("Inspect a memory module that no record names"));
+}
+
+/// One module under two names: one line, and a note that says so.
+#[test]
+fn a_module_under_two_names_is_one_line() {
+    let by_place = |second| {
+        let mut record = data::cell("", 5, 0x1a2b, 0x88, second);
+        record.location.fru = None;
+        record.location.imc = Some(0);
+        record.location.channel = Some(1);
+        record.location.dimm.module = Some(0);
+        record
+    };
+    let mut both = by_place(60);
+    both.location.fru = Some("DIMM_A1".into());
+    let by_label = data::cell("DIMM_A1", 5, 0x1a2b, 0x90, 120);
+    let findings = data::findings(&[by_place(0), both, by_label.clone()]);
+    assert_eq!(findings.modules.len(), 1);
+    assert_eq!(findings.modules[0].tally.errors(), 3);
+    assert!(findings.notes.iter().any(|note| note.contains("counted as one")));
+    let findings = data::findings(&[by_place(0), by_label]);
+    assert_eq!(findings.modules.len(), 2);
+    assert!(findings.notes.iter().any(|note| note.contains("may be counted under each")));
 }

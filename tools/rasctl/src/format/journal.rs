@@ -1,6 +1,6 @@
 //! systemd's journal, as `journalctl -o json` and `journalctl -o export` write it.
 //!
-//! Only what the kernel said is looked at, and mcelog: other programs may say anything. Each message
+//! Only what the kernel said is looked at, mcelog and rasdaemon: other programs may say anything. Each message
 //! has its time beside it, so the kernel log's decoder need not read one out of the text.
 
 use mce_decoder::text::kernel_log::KernelLog;
@@ -38,7 +38,7 @@ impl Entry {
 
     fn is_wanted(&self) -> bool {
         let kernel = matches!(self.transport.as_slice(), b"kernel" | b"");
-        kernel || matches!(self.identifier.as_slice(), b"kernel" | b"mcelog")
+        kernel || matches!(self.identifier.as_slice(), b"kernel" | b"mcelog" | b"rasdaemon")
     }
 }
 
@@ -60,7 +60,13 @@ impl Journal {
         let nanos = |us: u64| us.checked_mul(1000);
         let time = entry.source_realtime_us.or(entry.realtime_us).and_then(nanos).map(Timestamp);
         let monotonic = entry.monotonic_us.and_then(nanos);
+        // Its lines are told by their prefix, as in text.
+        let tag = match entry.identifier.as_slice() {
+            b"rasdaemon" => &b"rasdaemon: "[..],
+            _ => b"",
+        };
         for line in entry.message.split(|byte| *byte == b'\n') {
+            let line = &[tag, line].concat();
             self.decoder.line_at(line, offset, time, monotonic, &mut self.found);
         }
     }

@@ -62,6 +62,11 @@ const KERNEL_WORDS: &[&str] = &[
     "Hardware event",
     "HARDWARE ERROR",
     "mcelog",
+    "rasdaemon",
+    "mce_record",
+    "_event 2",
+    "_event: 2",
+    "_event [",
 ];
 
 /// Words that begin with one of [`KERNEL_WORDS`] and are of no error: drivers and modes that come up.
@@ -78,6 +83,7 @@ const KERNEL_BEGINNINGS: &[&str] = &[
     "PCIe Bus Error: severity=",
     "AER: ",
     "kernel: ",
+    "rasdaemon[",
     "Kernel panic - not syncing",
     "mce: ",
 ];

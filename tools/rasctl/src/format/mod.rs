@@ -10,6 +10,7 @@ mod hex;
 mod journal;
 mod lines;
 mod mca_json;
+mod struct_mce;
 mod whole;
 
 use std::path::Path;
@@ -45,6 +46,8 @@ enum Detect {
     Directory(fn(&Path) -> bool),
     /// By its name, where the kernel gives it and nothing else tells.
     Name(fn(&str) -> bool),
+    /// By its name and its first bytes.
+    NamedBytes(fn(&str, &[u8]) -> bool),
 }
 
 /// Reads one input to its end.
@@ -84,8 +87,8 @@ pub const FORMATS: &[Format] = &[
     Format {
         name: "bert",
         aliases: &[],
-        about: "ACPI's boot error record: the table with its region, or the region alone",
-        detect: Detect::Bytes(whole::is_bert),
+        about: "ACPI's boot error record: the table with its region, or the region alone in a file BERT",
+        detect: Detect::NamedBytes(whole::is_bert),
         reader: Reader::OneSource(whole::bert),
     },
     Format {
@@ -201,6 +204,14 @@ pub const FORMATS: &[Format] = &[
         detect: Detect::Text(hex::is_hex),
         reader: Reader::Stream(hex::read),
     },
+    // No signature, but enough that has to be so.
+    Format {
+        name: "struct-mce",
+        aliases: &["dev-mcelog"],
+        about: "Linux' struct mce, one after the other: /dev/mcelog, mce-inject",
+        detect: Detect::Bytes(struct_mce::is_struct_mce),
+        reader: Reader::OneSource(struct_mce::read),
+    },
     // No signature: any five small numbers would do, so everything else is asked before.
     Format {
         name: "status-block",
@@ -217,6 +228,7 @@ impl Format {
             Detect::Bytes(detect) => detect(start),
             Detect::Text(detect) => text.is_some_and(detect),
             Detect::Name(detect) => detect(name),
+            Detect::NamedBytes(detect) => detect(name, start),
             Detect::Directory(_) => false,
         }
     }

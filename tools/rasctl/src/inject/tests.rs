@@ -15,7 +15,7 @@ struct Kept(Vec<ErrorRecord>, Vec<String>);
 impl Sink for Kept {
     fn record(&mut self, found: Found) -> io::Result<()> {
         self.1.extend(found.record.problems.iter().map(|problem| problem.detail.clone()));
-        self.0.push(found.record);
+        self.0.push(*found.record);
         Ok(())
     }
 
@@ -49,6 +49,7 @@ fn every_example_can_be_built_and_the_decoder_knows_it() {
             Form::StatusBlock => "status-block",
             Form::Capture => "capture",
             Form::KernelLog => "kernel-log",
+            Form::StructMce => "struct-mce",
             _ => continue,
         };
         assert_eq!(decoded(bytes, form).len(), 1, "{name}");

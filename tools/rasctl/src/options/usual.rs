@@ -17,8 +17,14 @@ pub(super) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Opt
     }
     let mut global = Global { socket: SOCKET.into(), store: None, json: false };
     let mut asked = None;
-    let mut decode =
-        Decode { format: FormatChoice(None), cpu: None, year: None, no_join: false, files: vec![] };
+    let mut decode = Decode {
+        format: FormatChoice(None),
+        cpu: None,
+        year: None,
+        translate: None,
+        no_join: false,
+        files: vec![],
+    };
     while let Some(argument) = arguments.next() {
         match argument.to_str()? {
             "--json" if !global.json => global.json = true,

@@ -11,7 +11,9 @@ fn collected(records: &[ErrorRecord]) -> String {
     let mut collector = Collector::default();
     for (index, record) in records.iter().enumerate() {
         let (file, record) = (Arc::from("a.log"), record.clone());
-        collector.record(Found { file, offset: index as u64, line: None, record }).unwrap();
+        collector
+            .record(Found { file, offset: index as u64, line: None, record: Box::new(record) })
+            .unwrap();
     }
     let (findings, kept) = collector.finish();
     page(&findings, &kept)

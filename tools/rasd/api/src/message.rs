@@ -1,6 +1,6 @@
 //! The requests, and what answers them.
 
-use ras_core::{Evacuation, Health, Pfn, RetireState, RetiredPage, Timestamp};
+use ras_core::{Evacuation, Health, Pfn, PfnRange, RetireState, RetiredPage, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Longest request line, in bytes. The longest real one is a note of an operator.
@@ -8,6 +8,9 @@ pub const REQUEST_MAX: usize = 64 << 10;
 
 /// Pages in one [`PageList`] at most.
 pub const PAGES_MAX: usize = 1000;
+
+/// Pages in one [`Request::Retire`] or [`Request::Import`] at most: they are stored with one sync.
+pub const ORDER_MAX: u64 = 4096;
 
 /// Longest note of an operator, in bytes: it is kept for good.
 pub const NOTE_MAX: usize = 512;
@@ -28,6 +31,23 @@ pub enum Request {
     Page {
         /// The page.
         pfn: Pfn,
+    },
+    /// Puts pages on the list because a person says so: when this is answered they are remembered;
+    /// then they walk like any bad page, between errors. A page whose walk had failed is tried again.
+    /// Answered by [`Ordered`]. Who asked is kept with the note.
+    Retire {
+        /// The pages, at most [`ORDER_MAX`].
+        pages: Vec<PfnRange>,
+        /// Why, 1 to [`NOTE_MAX`] bytes.
+        note: String,
+    },
+    /// The same with what another list knew of the pages. Those that are on this list already stay
+    /// what they are. Answered by [`Ordered`].
+    Import {
+        /// The pages, at most [`ORDER_MAX`]. Their states do not matter: each walks.
+        pages: Vec<RetiredPage>,
+        /// Why, 1 to [`NOTE_MAX`] bytes.
+        note: String,
     },
     /// Takes a page off the list: it will not be offlined at the next boot. Answered by
     /// [`Unretired`]. Who asked is taken from the socket's credentials and kept with the note.
@@ -195,7 +215,7 @@ pub struct Counts {
     pub counted: u64,
     /// Errors on pages that were already retired.
     pub already_retired: u64,
-    /// Records that call for nothing.
+    /// Records that call for nothing, simulated errors among them.
     pub noted: u64,
     /// Faults diagnosed.
     pub faults: u64,
@@ -288,6 +308,17 @@ pub struct Unretirement {
     pub who: String,
     /// Why.
     pub note: String,
+}
+
+/// Answer to [`Request::Retire`] and [`Request::Import`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Ordered {
+    /// Pages that are on the list now, durably, and walk next.
+    pub ordered: Vec<Pfn>,
+    /// Pages that were on it before: nothing was done about them.
+    pub known: Vec<Pfn>,
+    /// Who ordered it, as it was stored.
+    pub who: String,
 }
 
 /// Answer to [`Request::Unretire`].

@@ -248,16 +248,40 @@ fn code(peers: &Peers, ours: Option<ErrorClass>) -> Vec<Fact> {
     facts
 }
 
+/// rasdaemon's words without those for an architectural memory controller code, which say nothing of the
+/// model.
+fn model_specific(said: &str) -> &str {
+    const REQUESTS: [&str; 5] = [
+        "Generic undefined request",
+        "Memory read error",
+        "Memory write error",
+        "Address/Command error",
+        "Memory scrubbing error",
+    ];
+    let Some(rest) = said.strip_prefix("MEMORY CONTROLLER ") else { return said };
+    let Some((_, rest)) = rest.split_once("_ERR Transaction: ") else { return said };
+    REQUESTS.iter().find_map(|request| rest.strip_prefix(request)).map_or(said, str::trim)
+}
+
+/// Nehalem-EX and Westmere-EX: QuickPath, and no front-side bus.
+fn without_bus(case: &Case) -> bool {
+    let cpuid = at(&case.input, &["fields", "cpuid"]).and_then(number).unwrap_or(0);
+    matches!(cpuid >> 4, 0x206e | 0x206f)
+}
+
 /// Whether a peer knows what the model-specific code means, and we do.
 fn meaning(case: &Case, peers: &Peers, ours: &Value) -> Vec<Fact> {
     let known = |name: &str| at(ours, &["details", name]).is_some();
     let mut facts = Vec::new();
     let generic = ["", "Corrected Error.", "Uncorrected Error."];
     let vendor = at(&case.input, &["fields", "vendor"]).and_then(Value::as_str).unwrap_or("intel");
-    let said = peers.rasdaemon_error.trim();
+    let said = model_specific(peers.rasdaemon_error.trim());
     if vendor == "intel" && !generic.contains(&said) {
         let ours = (known("error") || known("unit")).then(|| "known".to_owned());
-        facts.push(Fact::new("model-specific meaning", vec![(RASDAEMON, "known".into())], ours));
+        let mut fact = Fact::new("model-specific meaning", vec![(RASDAEMON, "known".into())], ours);
+        fact.peer_wrong = without_bus(case)
+            .then_some("rasdaemon applies bits of the front-side bus to a processor without one");
+        facts.push(fact);
     }
     let bank = at(&case.expected, &["rasdaemon-0.8.5", "bank_name"]).and_then(Value::as_str);
     if let Some(bank) = bank.filter(|bank| !bank.is_empty()) {
@@ -276,6 +300,17 @@ fn meaning(case: &Case, peers: &Peers, ours: &Value) -> Vec<Fact> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn architectural_words_are_no_model_s() {
+        assert_eq!(
+            model_specific("MEMORY CONTROLLER RD_CHANNEL1_ERR Transaction: Memory read error"),
+            ""
+        );
+        let more = "MEMORY CONTROLLER MS_CHANNEL0_ERR Transaction: Memory scrubbing error patrol";
+        assert_eq!(model_specific(more), "patrol");
+        assert_eq!(model_specific("MCE driven"), "MCE driven");
+    }
 
     #[test]
     fn numbers_are_found_behind_whole_words() {

@@ -5,6 +5,7 @@
 //! each peer says, what we say. `tests/CORPUS.md` explains every kind of disagreement.
 
 mod atl;
+mod bits;
 mod flat;
 mod learned;
 mod mce;

@@ -70,7 +70,7 @@ fn feed(decoder: &mut dyn LineDecoder, text: &str) -> Vec<ErrorRecord> {
         offset += line.len() as u64 + 1;
     }
     decoder.finish(&mut found);
-    found.into_iter().map(|found| found.record).collect()
+    found.into_iter().map(|found| *found.record).collect()
 }
 
 /// Registers as the corpus gives them, by name.

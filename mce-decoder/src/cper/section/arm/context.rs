@@ -9,6 +9,7 @@ use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::cper::section::registers::{self, Field};
+use crate::layout::number_at;
 
 /// The beginning of a context; the registers follow.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -76,10 +77,10 @@ pub(super) fn details(header: &ArmContextHeader, array: &[u8]) -> Vec<Detail> {
 
 fn system_register(bytes: &[u8]) -> Value {
     let mut group = Vec::with_capacity(ENCODING.len() + 2);
-    let encoding = registers::number(bytes, 0, 2).unwrap_or(0);
+    let encoding = number_at(bytes, 0, 2).unwrap_or(0);
     group.add_hex("encoding", encoding);
     registers::add_fields(&mut group, encoding, ENCODING);
-    group.add_some("value", registers::number(bytes, 2, 8).map(Value::Hex));
+    group.add_some("value", number_at(bytes, 2, 8).map(Value::Hex));
     Value::Group(group)
 }
 

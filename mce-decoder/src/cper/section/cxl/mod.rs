@@ -12,11 +12,7 @@ use super::{Decode, SectionType};
 /// One line a section type. UEFI Specification, Appendix N, "CXL Protocol Error Section" and "CXL
 /// Component Events Section"; the types of the latter are the event records' own identifiers.
 pub(super) const SECTIONS: &[SectionType] = &[
-    SectionType {
-        guid: protocol::SECTION_TYPE,
-        name: "CXL protocol",
-        decode: Some(protocol::decode),
-    },
+    SectionType::new(protocol::SECTION_TYPE, "CXL protocol", protocol::decode).of_link(),
     event("CXL general media", records::GENERAL_MEDIA, component::general_media),
     event("CXL DRAM", records::DRAM, component::dram),
     event("CXL memory module", records::MEMORY_MODULE, component::memory_module),
@@ -52,7 +48,7 @@ pub(super) const SECTIONS: &[SectionType] = &[
 ];
 
 const fn event(name: &'static str, guid: Guid, decode: Decode) -> SectionType {
-    SectionType { guid, name, decode: Some(decode) }
+    SectionType::new(guid, name, decode)
 }
 
 /// Devices hold their identifiers as UUIDs, in network order. Firmware that copies the bytes instead

@@ -23,8 +23,9 @@ use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use self::check::Check;
-use super::{Fields, Section, registers};
+use super::{Fields, Section};
 use crate::cper::{read, report};
+use crate::layout::little;
 use crate::mca::phrase;
 use crate::mca::status::CpuSignature;
 
@@ -207,7 +208,7 @@ fn contexts(
         }
         contexts.push(Value::Group(context::details(&header, array)));
         if header.context_type.get() == context::MSR {
-            let words = array.chunks_exact(8).filter_map(|word| registers::number(word, 0, 8));
+            let words = array.chunks_exact(8).map(little);
             for (msr, value) in (header.msr_address.get()..=u32::MAX).zip(words) {
                 found.take(msr, value);
             }

@@ -40,7 +40,7 @@ const HEADER: &[Field] =
 
 /// "Advanced Error Capabilities and Control Register".
 const CONTROL: &[Field] = &[
-    Field::code("first_error", 0, 5, FIRST_ERRORS),
+    Field::bit("first_error", 0, 5, AER_UNCORRECTABLE),
     Field::flag("ecrc_generation_capable", 5),
     Field::flag("ecrc_generation_enable", 6),
     Field::flag("ecrc_check_capable", 7),
@@ -52,32 +52,6 @@ const CONTROL: &[Field] = &[
     Field::number("header_log_size", 13, 5),
     Field::flag("logged_tlp_was_flit_mode", 18),
     Field::number("logged_tlp_size", 19, 5),
-];
-
-/// The first error pointer is a bit of the uncorrectable status.
-const FIRST_ERRORS: &[(u64, &str)] = &[
-    (4, "data link protocol error"),
-    (5, "surprise down"),
-    (12, "poisoned TLP received"),
-    (13, "flow control protocol error"),
-    (14, "completion timeout"),
-    (15, "completer abort"),
-    (16, "unexpected completion"),
-    (17, "receiver overflow"),
-    (18, "malformed TLP"),
-    (19, "ECRC error"),
-    (20, "unsupported request"),
-    (21, "ACS violation"),
-    (22, "uncorrectable internal error"),
-    (23, "multicast blocked TLP"),
-    (24, "AtomicOp egress blocked"),
-    (25, "TLP prefix blocked"),
-    (26, "poisoned TLP egress blocked"),
-    (27, "DMWr request egress blocked"),
-    (28, "IDE check failed"),
-    (29, "misrouted IDE TLP"),
-    (30, "PCRC check failed"),
-    (31, "TLP translation egress blocked"),
 ];
 
 /// "Root Error Command Register".

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use ras_core::{Detail, Details};
 
 use crate::cper::section::registers::{self, Field};
+use crate::layout::number_at;
 
 /// A register: its name, its offset and its width in bytes, its fields.
 type Register = (&'static str, usize, usize, &'static [Field]);
@@ -348,7 +349,7 @@ pub(super) fn details(bytes: &[u8; 60]) -> Vec<Detail> {
     let version = bytes[2] & 15;
     let second = if version >= 2 { REGISTERS_2 } else { &[] };
     for (name, offset, width, fields) in REGISTERS.iter().chain(second) {
-        match registers::number(bytes, *offset, *width).unwrap_or(0) {
+        match number_at(bytes, *offset, *width).unwrap_or(0) {
             register if register == 0 || fields.is_empty() => details.add_hex(name, register),
             register => details.add(name, registers::fields(register, fields)),
         }

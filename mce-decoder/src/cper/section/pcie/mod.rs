@@ -328,7 +328,7 @@ mod tests {
     fn nothing_valid_is_nothing_known() {
         let bytes = root_port(|body| body.validation_bits = U64::new(0));
         let record = decoded(SECTION_TYPE, 0, &bytes);
-        assert_eq!(record.summary, "PCIe: error, uncorrected, action optional");
+        assert_eq!(record.summary, "PCIe: error, uncorrected, no action required");
         assert_eq!((record.location.pci, record.details.len()), (None, 2));
     }
 

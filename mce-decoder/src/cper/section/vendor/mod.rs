@@ -84,7 +84,7 @@ pub(super) const SECTIONS: &[SectionType] = &[
 ];
 
 const fn known(name: &'static str, guid: Guid, decode: Decode) -> SectionType {
-    SectionType { guid, name, decode: Some(decode) }
+    SectionType::new(guid, name, decode)
 }
 
 /// Adds the fields of a layout at `at` in the section; `name` is the section's, for the problem that

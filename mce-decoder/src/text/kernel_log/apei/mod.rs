@@ -18,6 +18,7 @@ use alloc::vec::Vec;
 
 use ras_core::{
     Details, ErrorClass, ErrorRecord, ErrorSource, Guid, Problem, ProblemKind, Raw, Timestamp,
+    Value,
 };
 
 use super::{Line, RawLines, Stamp};
@@ -231,7 +232,7 @@ impl Report {
         let offset = section.offset;
         let mut record = section.record();
         self.add_to(&mut record, offset);
-        found.push(Found { offset, record });
+        found.push(Found::new(offset, record));
     }
 
     /// A report without a section is one too.
@@ -254,7 +255,7 @@ impl Report {
         };
         let offset = self.offset;
         self.add_to(&mut record, offset);
-        found.push(Found { offset, record });
+        found.push(Found::new(offset, record));
     }
 
     fn add_to(&self, record: &mut ErrorRecord, offset: u64) {
@@ -269,6 +270,10 @@ impl Report {
         }
         record.details.add_some("apei_source", self.source_id);
         record.details.add_some("report", self.sequence);
+        let severity = self.severity.filter(|severity| *severity != u32::MAX);
+        let severity =
+            severity.map(|severity| Value::code(severity.into(), cper::names::SEVERITIES));
+        record.details.add_some("event_severity", severity);
         self.stamp.add_to(&mut record.details);
     }
 }
