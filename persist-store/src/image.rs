@@ -98,7 +98,7 @@ enum Found {
     /// With so many bytes.
     Damaged(u64),
     Unreadable(io::Error),
-    Sound(Image),
+    Sound(Box<Image>),
 }
 
 impl<M: Medium> ImageList<M> {
@@ -128,7 +128,7 @@ impl<M: Medium> ImageList<M> {
             Err(error) => return Ok(Found::Unreadable(error)),
         };
         match Image::decode(&bytes) {
-            Ok(image) => Ok(Found::Sound(image)),
+            Ok(image) => Ok(Found::Sound(Box::new(image))),
             Err(ImageFault::Damaged) => Ok(Found::Damaged(bytes.len() as u64)),
             Err(ImageFault::Newer { version }) => Err(StoreError::UnsupportedVersion {
                 dir: self.medium.place().into(),
@@ -202,7 +202,7 @@ impl<M: Medium> PageList for ImageList<M> {
         let mut images = Vec::new();
         for copy in found {
             match copy {
-                Found::Sound(image) if Some(image.generation) == newest => images.push(image),
+                Found::Sound(image) if Some(image.generation) == newest => images.push(*image),
                 // With nothing else to go by, what can't be read may be all there is.
                 Found::Unreadable(error) if newest.is_none() => {
                     return Err(io_error(self.medium.place(), "read the list")(error));
