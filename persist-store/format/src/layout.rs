@@ -85,9 +85,8 @@ const PAGE_RECORD_SIZE_MAX: usize =
     RECORD_HEADER_SIZE + 32 + (2 + 14 * 4) + (2 + NAME_MAX as usize) + 2 * (2 + LINE_MAX as usize);
 const DIMM_RECORD_SIZE_MAX: usize = RECORD_HEADER_SIZE + 16 + 5 * (2 + NAME_MAX as usize);
 const ORIGIN_RECORD_SIZE_MAX: usize = RECORD_HEADER_SIZE + 17 + 8 + 8 + 2 + 1 + 7;
-const _: () = assert!(
-    PAGE_RECORD_SIZE_MAX + DIMM_RECORD_SIZE_MAX + ORIGIN_RECORD_SIZE_MAX <= PAYLOAD_SIZE
-);
+const _: () =
+    assert!(PAGE_RECORD_SIZE_MAX + DIMM_RECORD_SIZE_MAX + ORIGIN_RECORD_SIZE_MAX <= PAYLOAD_SIZE);
 
 /// What the file header says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,6 +101,7 @@ pub struct Header {
 }
 
 /// A header whose checksum holds.
+#[derive(Clone, Copy)]
 pub(crate) enum CheckedHeader {
     Ours(Header),
     OtherMajor(u16),

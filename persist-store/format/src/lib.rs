@@ -26,9 +26,7 @@ mod crc;
 mod wire;
 
 pub use crc::crc32c;
-pub use entry::{
-    Change, ChangeKind, Damage, EncodeError, Encoder, Entry, Record, UnknownRecord,
-};
+pub use entry::{Change, ChangeKind, Damage, EncodeError, Encoder, Entry, Record, UnknownRecord};
 pub use image::{Image, ImageFault};
 pub use layout::{BLOCK_SIZE, Geometry, Header, Witness};
 pub use origin::Origin;

@@ -102,7 +102,8 @@ impl Origin {
         if present & !(EPOCH | DIMM | IMC | CHIP | PCI) != 0 {
             return None;
         }
-        let mut origin = Self { pfn, since, epoch: None, dimm: None, imc: None, chip: None, pci: None };
+        let mut origin =
+            Self { pfn, since, epoch: None, dimm: None, imc: None, chip: None, pci: None };
         if present & EPOCH != 0 {
             origin.epoch = Some(MapEpoch(reader.u64()?));
         }

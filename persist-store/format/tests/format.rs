@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use ras_core::{
-    Dimm, DimmIdentity, DimmLocation, ErrorSource, Evacuation, Health, Location, MapEpoch, NodeState, PciAddress, Pfn, RetireReason,
-    RetireState, RetiredPage, Severity, Timestamp,
+    Dimm, DimmIdentity, DimmLocation, ErrorSource, Evacuation, Health, Location, MapEpoch,
+    NodeState, PciAddress, Pfn, RetireReason, RetireState, RetiredPage, Severity, Timestamp,
 };
 use ras_store_format::layout::{BLOCK_SIZE, PAYLOAD_SIZE, encode_commit};
 use ras_store_format::{
-    Change, ChangeKind, Damage, Encoder, Entry, Geometry, Header, Observations, Reading, Record, State, Witness,
+    Change, ChangeKind, Damage, Encoder, Entry, Geometry, Header, Observations, Reading, Record,
+    State, Witness,
 };
 
 fn hex(bytes: &[u8]) -> String {

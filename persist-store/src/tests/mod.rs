@@ -23,6 +23,7 @@ mod errors;
 mod files;
 mod growth;
 mod reconcile;
+pub(crate) mod suite;
 mod versions;
 
 /// Segments of four blocks and early compaction: a short script meets every rule.
@@ -122,7 +123,7 @@ fn script() -> Vec<Vec<Entry>> {
         vec![page(1, RetireState::Pending)],
         vec![page(1, RetireState::Retired), node(1)],
         vec![observed(1)],
-        (10..70).map(|number| page(number, RetireState::Pending)).collect(),
+        (10..40).map(|number| page(number, RetireState::Pending)).collect(),
         vec![unretired(10)],
         vec![observed(2), observed(3)],
     ];

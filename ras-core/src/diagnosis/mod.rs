@@ -58,6 +58,7 @@ pub struct Diagnosis {
     pages: BTreeMap<Pfn, SerdEngine>,
     uncorrected: SerdEngine,
     retired: BTreeSet<Pfn>,
+    probation: BTreeSet<Pfn>,
 }
 
 impl Diagnosis {
@@ -87,12 +88,21 @@ impl Diagnosis {
     /// A page was condemned by other means (an operator): later errors on it are expected.
     pub fn mark_retired(&mut self, pfn: Pfn) {
         self.retired.insert(pfn);
+        self.probation.remove(&pfn);
         self.pages.remove(&pfn);
+    }
+
+    /// A page was repaired and is in use again: one error, even a corrected one, condemns it.
+    pub fn mark_probation(&mut self, pfn: Pfn) {
+        if !self.retired.contains(&pfn) {
+            self.probation.insert(pfn);
+        }
     }
 
     /// A page was given back: its errors count again, from zero.
     pub fn mark_unretired(&mut self, pfn: Pfn) {
         self.retired.remove(&pfn);
+        self.probation.remove(&pfn);
     }
 
     /// Number of condemned pages.

@@ -49,6 +49,10 @@ pub(super) fn corrected(
         let reason = "firmware says that corrected errors went over its threshold".into();
         return Verdict::Fault(state.fault(policy, record, time, FaultMode::Pages(pages), reason));
     }
+    if state.probation.contains(&pfn) {
+        let reason = "corrected error on a page on probation after a repair".into();
+        return Verdict::Fault(state.fault(policy, record, time, FaultMode::Pages(pages), reason));
+    }
     let rate = policy.corrected_per_page;
     let (fired, count) = state.count_corrected(policy, pfn, time, record.count);
     let count = u32::try_from(count).unwrap_or(u32::MAX);

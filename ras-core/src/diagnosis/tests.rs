@@ -79,6 +79,18 @@ fn the_second_corrected_error_in_a_day_retires_softly() {
 }
 
 #[test]
+fn one_error_condemns_a_page_on_probation() {
+    let mut desk = Desk::default();
+    desk.state.mark_probation(Pfn(7));
+    let error = mce(Severity::Corrected, 0x7000);
+    let retired = retire(7, OfflineMode::Soft, RetireReason::CorrectedThreshold);
+    assert_eq!(desk.acts(0, &error), [retired]);
+    // Given back after that, it is a page like any other.
+    desk.state.mark_unretired(Pfn(7));
+    assert_eq!(desk.see(9, &error), Verdict::Counted { pfn: Pfn(7), count: 1, limit: 2 });
+}
+
+#[test]
 fn one_event_told_by_two_sources_is_acted_on_once() {
     for severity in [Severity::Corrected, Severity::Srao] {
         let mut desk = Desk::default();

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use persist_store::{AuditKind, Entry, State, Store, StoreError};
 use ras_core::{
-    Diagnosis, ErrorRecord, Evacuation, Health, NodeState, Pfn, Policy, RetiredPage, Timestamp,
-    Verdict, analyze,
+    Diagnosis, ErrorRecord, Evacuation, Health, NodeState, Pfn, Policy, RetireState, RetiredPage,
+    Timestamp, Verdict, analyze,
 };
 use rasd_api::{PageCounts, PageDetail, StoreStatus, Unretirement};
 
@@ -51,7 +51,12 @@ impl Ledger {
         let (store, recovery) = Store::open(dir)?;
         let recovery = if recovery.is_clean() { vec![] } else { vec![recovery.to_string()] };
         let state = store.state();
-        let diagnosis = Diagnosis::restore(policy, state.pages.values(), state.observed.iter());
+        let mut diagnosis = Diagnosis::restore(policy, state.pages.values(), state.observed.iter());
+        for page in state.suspended.values().map(|suspended| &suspended.page) {
+            if page.state == RetireState::Probation {
+                diagnosis.mark_probation(page.pfn);
+            }
+        }
         Ok(Self {
             dir: dir.to_owned(),
             policy: policy.clone(),
@@ -177,7 +182,8 @@ impl Ledger {
         let mut counts = PageCounts::default();
         let waiting = &self.unsaved.pages;
         let stored = self.state().pages.values().filter(|page| !waiting.contains_key(&page.pfn));
-        for page in stored.chain(waiting.values()) {
+        let suspended = self.state().suspended.values().map(|suspended| &suspended.page);
+        for page in stored.chain(waiting.values()).chain(suspended) {
             counts.add(page.state);
         }
         counts
