@@ -63,6 +63,7 @@ impl Lab {
             initramfs: self.initramfs(),
             command_line: COMMAND_LINE.to_owned(),
             processor: Processor::Intel,
+            error_records: None,
             memory_mib: MEMORY_MIB,
             disk: self.disk(),
             dir,
