@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    /// Load a kernel module from its (xz-compressed) file.
+    /// Load a kernel module from its file, whose name ends with `.xz` where it is compressed.
     LoadModule {
         /// The module's file.
         path: String,

@@ -215,7 +215,8 @@ fn switch_off_when_abandoned(agent: &Arc<Agent>) {
 fn load_module(path: &str) -> Result<()> {
     // MODULE_INIT_COMPRESSED_FILE of linux/module.h, which nix has no name for: the kernel
     // decompresses the file itself (CONFIG_MODULE_DECOMPRESS).
-    let compressed = ModuleInitFlags::from_bits_retain(4);
+    let flags = if path.ends_with(".xz") { 4 } else { 0 };
+    let compressed = ModuleInitFlags::from_bits_retain(flags);
     let file = File::open(path).with_context(|| format!("opening {path}"))?;
     finit_module(&file, &CString::default(), compressed).with_context(|| format!("loading {path}"))
 }

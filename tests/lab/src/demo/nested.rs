@@ -147,6 +147,7 @@ impl Lab {
             initramfs: self.file("initramfs.cpio"),
             command_line: COMMAND_LINE.to_owned(),
             processor: Processor::Amd,
+            error_records: None,
             memory_mib: MEMORY_MIB,
             disk: self.file("disk.img"),
             dir: self.dir.path().to_owned(),
