@@ -88,7 +88,8 @@ impl Lab {
             processor: Processor::Intel,
             error_records: None,
             memory_mib: MEMORY_MIB,
-            disk,
+            disk: Some(disk),
+            uefi: None,
             dir,
         })?;
         // From now on the log can't slow the boot down: let the kernel say everything.
