@@ -15,6 +15,10 @@ pub(crate) trait Medium: Sized {
     /// The backend under test, on this device.
     type List: PageList;
 
+    /// Whether it tells a copy that was being written when power went from one that was damaged later.
+    /// Where it can't, the other copy mends both, and both are reported.
+    const TELLS_TORN: bool = true;
+
     fn empty(seed: &str) -> Self;
 
     /// A handle as a new process would have it.
@@ -87,7 +91,8 @@ impl Interrupted {
             panic!("{}: an acknowledged page is lost, {recovery}", context());
         }
         assert_eq!(recovery.damage, None, "{}: a false alarm", context());
-        assert_eq!(recovery.damaged_copies, 0, "{}: a false alarm", context());
+        let alarmed = M::TELLS_TORN && recovery.damaged_copies > 0;
+        assert!(!alarmed, "{}: a false alarm", context());
         assert!(!recovery.witness_damaged || !whole_sectors, "{}: a false alarm", context());
         drop(list);
 

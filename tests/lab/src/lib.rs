@@ -12,6 +12,7 @@ pub mod artifacts;
 pub mod capability;
 pub mod cluster;
 pub mod demo;
+pub mod erst;
 mod image;
 pub mod initramfs;
 pub mod kernel;

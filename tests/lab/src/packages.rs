@@ -32,6 +32,8 @@ const PURPOSES: &[(&str, &str)] = &[
     ("crmsh", "the cluster's shell"),
     ("fence-agents", "fencing between the cluster's nodes"),
     ("iproute2", "network namespaces between the cluster's nodes"),
+    ("gcc", "compiles a module for the lab's stock kernel"),
+    ("make", "builds a module for the lab's stock kernel"),
     (BROWSER, "shows reports as a person sees them"),
 ];
 

@@ -24,6 +24,8 @@ pub struct Hardware {
     pub command_line: String,
     /// The processor to emulate.
     pub processor: Processor,
+    /// An image file that becomes ACPI's error record store.
+    pub error_records: Option<PathBuf>,
     /// RAM in MiB.
     pub memory_mib: u32,
     /// An image file that becomes the disk `/dev/vda`.
@@ -56,6 +58,9 @@ pub enum Processor {
     Intel,
     /// AMD's virtualisation (SVM) with nested paging, so that there is a `/dev/kvm`.
     Amd,
+    /// A model that the kernel's FRU Memory Poison Manager takes for one of its own (family 19h, model
+    /// 90h), as far as an emulated processor can be one: without scalable MCA.
+    AmdServer,
 }
 
 /// A running QEMU. It is killed when this is dropped, and dies with the thread that started it.
@@ -94,6 +99,13 @@ impl Qemu {
             .with_context(|| format!("making the serial port's socket in {}", dir.display()))?;
         let errors = File::create(dir.join("qemu.log")).context("creating qemu.log")?;
         let mut command = command(hardware);
+        if let Some(image) = &hardware.error_records {
+            let size = image.metadata().context("looking at the error record store")?.len();
+            let image = image.display().to_string().replace(',', ",,");
+            let memory =
+                format!("memory-backend-file,id=erst,size={size},mem-path={image},share=on");
+            command.args(["-object", &memory, "-device", "acpi-erst,memdev=erst"]);
+        }
         let child = command
             .current_dir(dir)
             .stdin(Stdio::null())
@@ -203,6 +215,7 @@ impl Processor {
         match self {
             Self::Intel => "max,vendor=GenuineIntel",
             Self::Amd => "EPYC-Milan",
+            Self::AmdServer => "max,vendor=AuthenticAMD,family=25,model=144,stepping=0,-hypervisor",
         }
     }
 }

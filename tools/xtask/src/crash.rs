@@ -6,7 +6,7 @@ use crate::cargo;
 
 pub(crate) fn run(points: usize) -> Result<()> {
     let status = cargo::command(&["test", "--quiet", "-p", "persist-store", "--lib"])
-        .args(["--", "crash::", "--nocapture"])
+        .args(["--", "crash::", "backends::", "--nocapture"])
         .env("RAS_CRASH_POINTS", points.to_string())
         .status()
         .context("starting the crash suite")?;

@@ -147,6 +147,7 @@ impl Lab {
             initramfs: self.file("initramfs.cpio"),
             command_line: COMMAND_LINE.to_owned(),
             processor: Processor::Amd,
+            error_records: None,
             memory_mib: MEMORY_MIB,
             disk: Some(self.file("disk.img")),
             uefi: None,

@@ -86,6 +86,7 @@ impl Lab {
             initramfs: self.initramfs(),
             command_line: format!("{COMMAND_LINE} {command_line}"),
             processor: Processor::Intel,
+            error_records: None,
             memory_mib: MEMORY_MIB,
             disk: Some(disk),
             uefi: None,
