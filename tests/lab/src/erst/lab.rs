@@ -74,7 +74,8 @@ impl Lab {
             processor: Processor::AmdServer,
             error_records: Some(self.store()),
             memory_mib: MEMORY_MIB,
-            disk: self.dir.path().join("disk.img"),
+            disk: Some(self.dir.path().join("disk.img")),
+            uefi: None,
             dir,
         })?;
         machine.mount("debugfs", "debugfs", "/sys/kernel/debug")?;

@@ -161,6 +161,7 @@ impl Lab {
             processor: Processor::Intel,
             memory_mib: setup.memory_mib,
             disk: None,
+            error_records: None,
             uefi: Some(Uefi {
                 code: self.code.clone(),
                 variables,
