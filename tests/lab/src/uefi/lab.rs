@@ -162,6 +162,7 @@ impl Lab {
             error_records: None,
             memory_mib: setup.memory_mib,
             disk: None,
+            error_records: None,
             uefi: Some(Uefi {
                 code: self.code.clone(),
                 variables,
