@@ -162,7 +162,6 @@ impl Lab {
             error_records: None,
             memory_mib: setup.memory_mib,
             disk: None,
-            error_records: None,
             uefi: Some(Uefi {
                 code: self.code.clone(),
                 variables,
