@@ -159,9 +159,9 @@ impl Lab {
             initramfs: bootable.initramfs.clone(),
             command_line: setup.command_line.to_owned(),
             processor: Processor::Intel,
+            error_records: None,
             memory_mib: setup.memory_mib,
             disk: None,
-            error_records: None,
             uefi: Some(Uefi {
                 code: self.code.clone(),
                 variables,
