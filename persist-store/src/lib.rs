@@ -12,6 +12,8 @@
 //! **Invariant:** nothing is applied to [`State`] before it is durable, and nothing is deleted but a
 //! journal whose successor is durable. Absent: policy, clocks in the format, a second writer.
 
+pub mod boot;
+
 mod backend;
 mod error;
 mod fmpm;

@@ -107,7 +107,7 @@ impl Efivarfs {
             .mode(0o644)
             .open(&path)
             .and_then(|mut file| match file.write(&bytes)? {
-                written if written == bytes.len() => Ok(()),
+                written if written == bytes.len() => cut(&file, bytes.len()),
                 _ => Err(ErrorKind::WriteZero.into()),
             });
         drop(unlocked);
@@ -132,6 +132,13 @@ impl Efivarfs {
             other => other,
         }
     }
+}
+
+/// An ordinary file keeps what a shorter write does not cover; the one of a variable is as long as its
+/// new value already, and is left alone.
+fn cut(file: &File, length: usize) -> io::Result<()> {
+    let length = length as u64;
+    if file.metadata()?.len() > length { file.set_len(length) } else { Ok(()) }
 }
 
 /// Whether an error of [`Efivarfs::write`] means that the firmware has no room, for variables of this
@@ -216,8 +223,7 @@ mod tests {
     fn the_immutable_flag_gives_way_and_comes_back() {
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let path = dir.path().join(NAME);
-        // Of one length: an ordinary file keeps what a shorter write does not cover.
-        fs::write(&path, b"\x07\0\0\0old!").unwrap();
+        fs::write(&path, b"\x07\0\0\0older").unwrap();
         let file = File::open(&path).unwrap();
         let locked = ioctl_getflags(&file)
             .and_then(|flags| ioctl_setflags(&file, flags | IFlags::IMMUTABLE));
