@@ -14,6 +14,7 @@ mod events;
 mod guest;
 mod host;
 mod pages;
+mod start;
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -223,9 +224,8 @@ fn after_a_reboot_the_pages_are_offline_before_rasd_is_ready() {
     host.reboot();
     let (manager, path) = host.service_manager();
     let mut daemon = host.spawn(host.command().env("NOTIFY_SOCKET", &path));
-    let mut message = [0; 256];
-    let count = manager.recv(&mut message).unwrap();
-    assert!(message[..count].starts_with(b"READY=1"));
+    let heard = start::heard_until_ready(&manager);
+    assert!(heard.iter().any(|message| message.contains("EXTEND_TIMEOUT_USEC=")), "{heard:?}");
     let asked = [host.asked("soft"), host.asked("hard")].concat();
     assert_eq!(asked, ["0x12345000"], "asked before READY=1");
     let status = daemon.wait_status("health told", |status| status.health.reported);

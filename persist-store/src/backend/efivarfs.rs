@@ -106,9 +106,15 @@ impl Efivarfs {
             .truncate(false)
             .mode(0o644)
             .open(&path)
-            .and_then(|mut file| match file.write(&bytes)? {
-                written if written == bytes.len() => cut(&file, bytes.len()),
-                _ => Err(ErrorKind::WriteZero.into()),
+            .and_then(|mut file| {
+                if file.write(&bytes)? != bytes.len() {
+                    return Err(ErrorKind::WriteZero.into());
+                }
+                // efivarfs has set the length by now; only an ordinary file keeps an old tail.
+                if file.metadata()?.len() > bytes.len() as u64 {
+                    file.set_len(bytes.len() as u64)?;
+                }
+                Ok(())
             });
         drop(unlocked);
         if outcome.is_err() && fs::metadata(&path).is_ok_and(|left| left.len() == 0) {
@@ -132,13 +138,6 @@ impl Efivarfs {
             other => other,
         }
     }
-}
-
-/// An ordinary file keeps what a shorter write does not cover; the one of a variable is as long as its
-/// new value already, and is left alone.
-fn cut(file: &File, length: usize) -> io::Result<()> {
-    let length = length as u64;
-    if file.metadata()?.len() > length { file.set_len(length) } else { Ok(()) }
 }
 
 /// Whether an error of [`Efivarfs::write`] means that the firmware has no room, for variables of this
@@ -223,7 +222,8 @@ mod tests {
     fn the_immutable_flag_gives_way_and_comes_back() {
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let path = dir.path().join(NAME);
-        fs::write(&path, b"\x07\0\0\0older").unwrap();
+        // Of one length: an ordinary file keeps what a shorter write does not cover.
+        fs::write(&path, b"\x07\0\0\0old!").unwrap();
         let file = File::open(&path).unwrap();
         let locked = ioctl_getflags(&file)
             .and_then(|flags| ioctl_setflags(&file, flags | IFlags::IMMUTABLE));

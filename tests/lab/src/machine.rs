@@ -171,6 +171,12 @@ impl Machine {
         lines_of(&self.events, name)
     }
 
+    /// Everything that happened since [`Self::forget_events`], oldest first.
+    #[must_use]
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
     /// The QEMU below.
     pub fn qemu(&mut self) -> &mut Qemu {
         &mut self.qemu

@@ -116,7 +116,10 @@ fn on_part(part: &Part, tally: &Tally, groups: &[&Group], lost_in_memory: bool) 
             if !part.is_single() {
                 (Deed::Inspect, "find out which module it is first")
             } else if tally.risky > 0 && !lost {
-                (Deed::Replace, "risky bits: move what runs there elsewhere first")
+                (
+                    Deed::Replace,
+                    "risky bits, if its devices are x4: move what runs there elsewhere first",
+                )
             } else if lost || large {
                 (Deed::Replace, "")
             } else if blind {

@@ -40,7 +40,8 @@ pub(super) fn advice(record: &ErrorRecord) -> &'static str {
         (_, Informational) => "none is needed",
         (_, Unknown) => "read the details below, and the log of the platform's firmware",
         (Class::Memory, Corrected) if is_risky(record) => {
-            "move the work elsewhere and replace the module: such error bits precede loss of data"
+            "move the work elsewhere and replace the module: on x4 devices such error bits precede \
+             loss of data"
         }
         (Class::Memory, Corrected) => {
             "none for a single one; where they repeat, take the page out of use and plan to \

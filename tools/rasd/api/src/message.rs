@@ -123,6 +123,9 @@ pub struct Status {
     pub pages: PageCounts,
     /// What was found at start: stored pages that had been in use again.
     pub gap: Gap,
+    /// How firmware's list for the next boot is doing.
+    #[serde(default)]
+    pub boot: BootStatus,
     /// Where errors come from.
     pub sources: Vec<SourceStatus>,
     /// The queue between the sources and the walk.
@@ -164,13 +167,39 @@ impl PageCounts {
     }
 }
 
-/// Stored pages that this kernel had in use when rasd started.
+/// What the start had to do so that no stored page is in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Gap {
-    /// Pages that had to be offlined again, as after a reboot.
+    /// Pages that this kernel had in use and that were offlined again, as after a reboot.
     pub pages: u64,
     /// Seconds since the boot at which the last of them was offline; 0 where there was none.
     pub seconds: u64,
+    /// Pages that were taken out of the memory map before this kernel started.
+    pub excluded: u64,
+    /// Pages where this machine has no memory.
+    pub absent: u64,
+    /// Pages that the kernel would not give up: they are in use.
+    pub in_use: u64,
+    /// Milliseconds it took to ask the kernel for all pages that were not excluded.
+    pub offlining_ms: u64,
+}
+
+impl Gap {
+    /// Pages offlined a second, rounded down; 0 where there was none.
+    #[must_use]
+    pub fn pages_per_second(&self) -> u64 {
+        self.pages.saturating_mul(1000) / self.offlining_ms.max(1)
+    }
+}
+
+/// The list that firmware reads at the next boot.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct BootStatus {
+    /// `off`, `in step`, or `failing`; empty where nobody has looked yet.
+    pub state: String,
+    /// What is in it and where, or why not.
+    pub detail: String,
 }
 
 /// One source of errors.
