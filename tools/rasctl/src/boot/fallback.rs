@@ -34,6 +34,8 @@ const HEAD: &str = "\
 /// A file that makes pages unusable, and what is to be known about it.
 pub(super) struct Fallback {
     pub(super) text: String,
+    /// What goes into the file: it changes with the list alone, and not with the machine's command line.
+    comments: Vec<String>,
     pub(super) notes: Vec<String>,
     /// Listed pages that are not in it.
     pub(super) left_over: u64,
@@ -63,6 +65,9 @@ impl Fallback {
         };
         if plain.text.trim_end().len() > room {
             let mut none = Self::of(String::new(), &Exported::default(), pages);
+            none.left_over = pages.len() as u64;
+            none.comments.clear();
+            none.notes.clear();
             none.notes.push(format!(
                 "the kernel's command line has no room left: {} of {KERNEL_LINE_MAX} bytes",
                 others.join(" ").len()
@@ -118,24 +123,31 @@ impl Fallback {
         }
         fallback.notes.push("GRUB refuses cutmem under lockdown (Secure Boot)".into());
         fallback.needles = needles;
-        fallback.text = script(&fallback.text, &fallback.notes);
+        fallback.text = script(&fallback.text, &fallback.comments);
         fallback
     }
 
     fn of(text: String, exported: &Exported, pages: &[RetiredPage]) -> Self {
         let left_over = exported.left_over.iter().map(|range| range.count).sum::<u64>();
         let all = pages.iter().filter(|page| !page.state.is_suspended()).count() as u64;
-        let mut notes = vec![format!("{} of {all} bad pages", all - left_over.min(all))];
+        let mut comments = vec![format!("{} of {all} bad pages", all - left_over.min(all))];
         if exported.filler_pages > 0 {
             let filler = exported.filler_pages;
-            notes.push(format!("{filler} sound pages between them are given away as well"));
+            comments.push(format!("{filler} sound pages between them are given away as well"));
         }
-        Self { text, notes, left_over, needles: Vec::new(), parameter: String::new() }
+        Self {
+            text,
+            notes: comments.clone(),
+            comments,
+            left_over,
+            needles: Vec::new(),
+            parameter: String::new(),
+        }
     }
 
     /// The drop-in's whole text.
     pub(super) fn drop_in(&self) -> String {
-        format!("{HEAD}{}{}", comments(&self.notes), self.text)
+        format!("{HEAD}{}{}", comments(&self.comments), self.text)
     }
 
     /// Whether GRUB's configuration was made from this; `None` where nobody can tell.
