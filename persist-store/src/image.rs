@@ -98,7 +98,7 @@ enum Found {
     /// With so many bytes.
     Damaged(u64),
     Unreadable(io::Error),
-    Sound(Image),
+    Sound(Box<Image>),
 }
 
 impl<M: Medium> ImageList<M> {
@@ -119,6 +119,51 @@ impl<M: Medium> ImageList<M> {
         &mut self.medium
     }
 
+    /// Writes what is kept of `state`, if that is not what is there.
+    pub(crate) fn put(&mut self, state: &State) -> Result<(), StoreError> {
+        let place = self.medium.place().to_path_buf();
+        let Some(loaded) = &mut self.loaded else {
+            return Err(StoreError::Poisoned { dir: place });
+        };
+        let state = image::kept(state);
+        // After a write that failed, the medium may hold what was refused.
+        if state == loaded.state && loaded.is_settled() {
+            return Ok(());
+        }
+        let mut image = Image {
+            generation: loaded.generation.saturating_add(1),
+            boot: self.boot.0,
+            boot_bytes: 0,
+            state,
+        };
+        let encode = |image: &Image| {
+            let encoded = image.encode();
+            encoded.map_err(|source| StoreError::Encode { dir: place.clone(), source })
+        };
+        let needed = (encode(&image)?.len() * COPIES) as u64;
+        image.boot_bytes = loaded.boot_bytes.saturating_add(needed);
+        let bytes = encode(&image)?;
+        if bytes.len() > self.medium.size_max() {
+            let size_max = self.medium.size_max() as u64;
+            return Err(StoreError::Full { dir: place, size_max });
+        }
+        if image.boot_bytes > self.budget {
+            let written = loaded.boot_bytes;
+            return Err(StoreError::Worn { dir: place, written, needed, budget: self.budget });
+        }
+        // Numbers are not used twice: a copy that was refused may be there all the same.
+        loaded.generation = image.generation;
+        let first = usize::from(loaded.sound[0] && !loaded.sound[1]);
+        for copy in [first, 1 - first] {
+            loaded.sound[copy] = false;
+            loaded.boot_bytes = loaded.boot_bytes.saturating_add(bytes.len() as u64);
+            self.medium.write(copy, &bytes).map_err(io_error(&place, "write the list"))?;
+            loaded.sound[copy] = true;
+        }
+        loaded.state = image.state;
+        Ok(())
+    }
+
     fn look(&mut self, copy: usize) -> Result<Found, StoreError> {
         let bytes = match self.medium.read(copy) {
             Ok(None) => return Ok(Found::Absent),
@@ -128,7 +173,7 @@ impl<M: Medium> ImageList<M> {
             Err(error) => return Ok(Found::Unreadable(error)),
         };
         match Image::decode(&bytes) {
-            Ok(image) => Ok(Found::Sound(image)),
+            Ok(image) => Ok(Found::Sound(Box::new(image))),
             Err(ImageFault::Damaged) => Ok(Found::Damaged(bytes.len() as u64)),
             Err(ImageFault::Newer { version }) => Err(StoreError::UnsupportedVersion {
                 dir: self.medium.place().into(),
@@ -202,7 +247,7 @@ impl<M: Medium> PageList for ImageList<M> {
         let mut images = Vec::new();
         for copy in found {
             match copy {
-                Found::Sound(image) if Some(image.generation) == newest => images.push(image),
+                Found::Sound(image) if Some(image.generation) == newest => images.push(*image),
                 // With nothing else to go by, what can't be read may be all there is.
                 Found::Unreadable(error) if newest.is_none() => {
                     return Err(io_error(self.medium.place(), "read the list")(error));
@@ -248,49 +293,12 @@ impl<M: Medium> PageList for ImageList<M> {
     }
 
     fn commit(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
-        let place = self.medium.place().to_path_buf();
-        let Some(loaded) = &mut self.loaded else {
-            return Err(StoreError::Poisoned { dir: place });
+        let Some(loaded) = &self.loaded else {
+            return Err(StoreError::Poisoned { dir: self.medium.place().into() });
         };
         let mut state = loaded.state.clone();
         entries.iter().cloned().for_each(|entry| state.apply(entry));
-        let state = image::kept(&state);
-        // After a write that failed, the medium may hold what was refused.
-        if state == loaded.state && loaded.is_settled() {
-            return Ok(());
-        }
-        let mut image = Image {
-            generation: loaded.generation.saturating_add(1),
-            boot: self.boot.0,
-            boot_bytes: 0,
-            state,
-        };
-        let encode = |image: &Image| {
-            let encoded = image.encode();
-            encoded.map_err(|source| StoreError::Encode { dir: place.clone(), source })
-        };
-        let needed = (encode(&image)?.len() * COPIES) as u64;
-        image.boot_bytes = loaded.boot_bytes.saturating_add(needed);
-        let bytes = encode(&image)?;
-        if bytes.len() > self.medium.size_max() {
-            let size_max = self.medium.size_max() as u64;
-            return Err(StoreError::Full { dir: place, size_max });
-        }
-        if image.boot_bytes > self.budget {
-            let written = loaded.boot_bytes;
-            return Err(StoreError::Worn { dir: place, written, needed, budget: self.budget });
-        }
-        // Numbers are not used twice: a copy that was refused may be there all the same.
-        loaded.generation = image.generation;
-        let first = usize::from(loaded.sound[0] && !loaded.sound[1]);
-        for copy in [first, 1 - first] {
-            loaded.sound[copy] = false;
-            loaded.boot_bytes = loaded.boot_bytes.saturating_add(bytes.len() as u64);
-            self.medium.write(copy, &bytes).map_err(io_error(&place, "write the list"))?;
-            loaded.sound[copy] = true;
-        }
-        loaded.state = image.state;
-        Ok(())
+        self.put(&state)
     }
 
     fn capacity(&self) -> Capacity {

@@ -226,7 +226,10 @@ impl<B: Backend> Journal<B> {
         }
     }
 
-    fn compact(&mut self) -> Result<(), StoreError> {
+    pub(crate) fn compact(&mut self) -> Result<(), StoreError> {
+        if self.poisoned {
+            return Err(StoreError::Poisoned { dir: self.dir.clone() });
+        }
         self.state.forget_unused_dimms();
         let generation = self.header.generation.saturating_add(1);
         let minor = self.header.minor.max(VERSION.1);

@@ -21,6 +21,7 @@ mod fresh;
 mod image;
 mod journal;
 mod list;
+mod mirror;
 mod reconcile;
 mod recovery;
 mod store;
@@ -37,6 +38,8 @@ pub use fmpm::{Crossing, CrossingReport, Package};
 pub use image::{Boot, ImageList, Medium};
 pub use list::{Capacity, FileList, MemoryList, PageList};
 pub use ras_store_format::exclusion;
+pub use mirror::{Mirror, brought_back};
+pub use ras_store_format::fmpm::{Fru, FruRecord, Overflow, Poison, Rejected};
 pub use ras_store_format::{
     AuditEvent, AuditKind, Change, ChangeKind, Damage, Entry, Fault, Observations, State,
     Suspended, UnknownRecord,

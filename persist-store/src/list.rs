@@ -3,6 +3,8 @@
 //! ```text
 //!  FileList      a journal in a directory: everything, see FORMAT.md        [Store]
 //!  MemoryList    nothing survives the process: tests, hosts without a disk
+//!  EfiVarList    two EFI variables: pages, when the disk is lost           [ImageList]
+//!  ErstList      ACPI's error records: the same, and the kernel's own list  [ImageList, Crossing]
 //! ```
 //! One crash suite runs over all of them (`tests/suite.rs`): the medium below is simulated and loses
 //! power at every call.

@@ -61,6 +61,13 @@ impl Store {
         self.journal.append(entries)
     }
 
+    /// Rewrites the journal as short as it can be. Happens by itself where it pays.
+    ///
+    /// Fails as [`Self::append_all`] does; the list is then as it was.
+    pub fn compact(&mut self) -> Result<(), StoreError> {
+        self.journal.compact()
+    }
+
     /// What is remembered. Texts are as they lie on disk, cut to the format's limits.
     #[must_use]
     pub fn state(&self) -> &State {

@@ -105,18 +105,32 @@ impl fmt::Display for DamagedBlock {
 pub fn verify(dir: &Path) -> Result<Verification, StoreError> {
     // As for a reader: a commit under way looks like damage, but not for long.
     let mut found = look(dir)?;
+    let mut before = found.clone();
     for _ in 1..LOOKS {
         if found.verdict == Verdict::Sound {
-            break;
+            return Ok(found);
         }
         thread::sleep(PAUSE);
-        let before = found;
+        before = found;
         found = look(dir)?;
         if (&found.damaged, &found.recovery) == (&before.damaged, &before.recovery) {
-            break;
+            return Ok(found);
         }
     }
+    // A writer never stopped writing. Its last commit is not a finding; what stays is.
+    found.damaged.retain(|block| before.damaged.contains(block));
+    found.recovery.torn_tail = None;
+    found.recovery.damaged_copies = found.damaged.len() as u64;
+    found.verdict = judge(&found.recovery, &found.damaged);
     Ok(found)
+}
+
+fn judge(recovery: &Recovery, damaged: &[DamagedBlock]) -> Verdict {
+    match recovery {
+        Recovery { damage: Some(_), .. } => Verdict::Damaged,
+        recovery if recovery.is_clean() && damaged.is_empty() => Verdict::Sound,
+        _ => Verdict::Mendable,
+    }
 }
 
 fn look(dir: &Path) -> Result<Verification, StoreError> {
@@ -131,11 +145,7 @@ fn look(dir: &Path) -> Result<Verification, StoreError> {
     let witness = witness.as_deref().and_then(Witness::decode);
     let journal = load(File::Journal, JOURNAL_SIZE_MAX)?.unwrap_or_default();
     let damaged = if journal.is_empty() { Vec::new() } else { survey(&journal, witness, dir)? };
-    let verdict = match &recovery {
-        Recovery { damage: Some(_), .. } => Verdict::Damaged,
-        recovery if recovery.is_clean() && damaged.is_empty() => Verdict::Sound,
-        _ => Verdict::Mendable,
-    };
+    let verdict = judge(&recovery, &damaged);
     let unaccepted = state.damage.iter().cloned().collect();
     let journal_size = journal.len() as u64;
     Ok(Verification { verdict, recovery, state, journal_size, damaged, witness, unaccepted })

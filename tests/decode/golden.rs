@@ -58,7 +58,7 @@ fn kernel_log(bytes: &[u8]) -> Decoded {
         offset += line.len() as u64 + 1;
     }
     log.finish(&mut found);
-    let records = found.into_iter().map(|found| found.record).collect();
+    let records = found.into_iter().map(|found| *found.record).collect();
     Decoded { records, consumed: bytes.len(), ..Decoded::default() }
 }
 

@@ -400,17 +400,21 @@ fn an_interrupted_import_is_simply_started_again() {
     // Without rasd an import is one commit: all of it or nothing, wherever it is killed.
     let host = Host::after(&[Pfn(1)]);
     let store = host.store().display().to_string();
-    let mut seen = [0, 0];
-    for round in 0..20 {
+    let mut delay = Duration::from_millis(2);
+    let mut kills = 0;
+    // A little later each time, up to the first time that all of them are there.
+    while host.stored().pages.len() == 1 {
         let mut child = import(&["--store", &store]);
-        std::thread::sleep(Duration::from_millis(round * 4));
+        std::thread::sleep(delay);
         let _ = child.kill();
         child.wait().unwrap();
         let pages = host.stored().pages.len() as u64;
         assert!(pages == 1 || pages == 1 + PAGES, "{pages}");
-        seen[usize::from(pages > 1)] += 1;
+        (delay, kills) = (delay.mul_f64(1.2), kills + 1);
+        assert!(delay < SOON, "it never ends");
     }
-    println!("killed {} times before the commit, {} times after it", seen[0], seen[1]);
+    println!("killed {kills} times, the last time after {delay:?}");
+    assert!(kills > 1, "never killed before the commit");
     let (code, _, error) = host.offline(&["pages", "import", &list]);
     assert_eq!(code, 0, "{error}");
     assert_eq!(host.stored().pages.len() as u64, 1 + PAGES);

@@ -101,6 +101,7 @@ pub struct Header {
 }
 
 /// A header whose checksum holds.
+#[derive(Clone, Copy)]
 pub(crate) enum CheckedHeader {
     Ours(Header),
     OtherMajor(u16),

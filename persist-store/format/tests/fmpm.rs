@@ -11,7 +11,7 @@ const ONE: &[u8] = include_bytes!("golden/fmpm_linux_6.12.117.bin");
 const FRU: Fru = Fru { cpuid: 0xa9_0f00, ppin: 0x1122_3344_5566_7788 };
 
 fn id(record: &[u8]) -> u64 {
-    u64::from_le_bytes(record[96..104].try_into().unwrap())
+    u64::from_le_bytes(std::array::from_fn(|index| record[96 + index]))
 }
 
 fn poison(number: u64) -> Poison {

@@ -15,6 +15,7 @@
 extern crate alloc;
 
 mod map;
+mod room;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -31,10 +32,12 @@ use ras_store_format::exclusion::{
 };
 
 pub use map::{Kind, Map, Region};
+pub use room::ROOM_PAGES;
 pub use summary::Summary;
 
-/// Time for everything, in microseconds. What is not done by then is left to the running kernel.
-pub const DEADLINE_US: u64 = 2_000_000;
+/// Time for everything, in microseconds. What is not done by then is left to the running kernel. Some 10 ms are
+/// usual; an emulated machine on a busy host can need a hundred times that.
+pub const DEADLINE_US: u64 = 5_000_000;
 
 /// Questions to the firmware for ranges, refused ones and their halves included. Bounds the time where
 /// there is no clock.
@@ -154,8 +157,23 @@ fn exclude(
         }
     }
 
-    let plan = plan(&free, limits);
-    let left_over = plan.left_over();
+    let mut excluding = plan(&free, limits);
+    let mut left_over = excluding.left_over();
+    if let Some(room) = room::to_keep(&map, &excluding.ranges) {
+        let kept = Map::new(vec![Region { pages: room, kind: Kind::Free }]);
+        let split = kept.pieces(&free);
+        let pick = |inside: bool| {
+            let picked = split.iter().filter(|(_, kind)| kind.is_some() == inside);
+            picked.map(|(piece, _)| *piece).collect::<Vec<BadRange>>()
+        };
+        let spared = union(&pick(true));
+        free = pick(false);
+        excluding = plan(&free, limits);
+        left_over = excluding.left_over();
+        left_over.pages = left_over.pages.saturating_add(total(&spared));
+        let more = u32::try_from(spared.len()).unwrap_or(u32::MAX);
+        left_over.ranges = left_over.ranges.saturating_add(more);
+    }
     outcome.left_over = LeftOver {
         ranges: list.left_over.ranges.saturating_add(left_over.ranges),
         pages: list.left_over.pages.saturating_add(left_over.pages),
@@ -169,7 +187,7 @@ fn exclude(
         refused: Vec::new(),
         out_of_time: false,
     };
-    let mut ranges = plan.ranges;
+    let mut ranges = excluding.ranges;
     ranges.sort_by_key(|range| Reverse(range.badness));
     for range in ranges {
         // What lies between bad pages need not be free.
@@ -187,7 +205,7 @@ fn exclude(
     // Of what was refused, only what somebody asked for matters. The map has changed since: the firmware
     // may have put to use what it refused, our own heap for instance.
     let refused = within(&refused, &free);
-    let bad_pages = plan.bad_pages.saturating_sub(total(&union(&refused)));
+    let bad_pages = excluding.bad_pages.saturating_sub(total(&union(&refused)));
     outcome.filler_pages = outcome.excluded_pages.saturating_sub(bad_pages);
     if !refused.is_empty() {
         let map = firmware.memory_map().unwrap_or(map);

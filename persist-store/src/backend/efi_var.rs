@@ -22,9 +22,8 @@ const NAMES: [&str; COPIES] = [
 const SIZE_MAX: usize = 32_768;
 
 /// Bytes written in one boot, both copies counted: half of what fills OVMF's store until the next.
-/// That is every page of a list written one by one up to 120 pages, or 59 writes of 1,000 bytes a
-/// copy; beyond, changes wait for the next boot, and the file has them. Flash that is written so
-/// once a day lives for centuries; a boot loop can't write at all without new pages.
+/// That is 59 pages one by one, or 60 writes of an image of 1,000 bytes; what is beyond waits for the
+/// next boot, and the file has it. A limit per boot, because firmware gets room back only then.
 const BOOT_BUDGET: u64 = 120_000;
 
 /// EFI variables as a [`Medium`].

@@ -203,6 +203,16 @@ impl<R: RecordStore> ErstList<R> {
         Self { crossing: Some(crossing), ..self }
     }
 
+    /// As [`ImageList`]'s; pages that are new go to FMPM's records as with a commit.
+    pub(crate) fn put(&mut self, state: &State) -> Result<(), StoreError> {
+        self.own.put(state)?;
+        if let Some(crossing) = &mut self.crossing {
+            let pages: Vec<Entry> = state.pages.values().cloned().map(Entry::Page).collect();
+            crossing.export(&mut self.own.medium_mut().store, &pages);
+        }
+        Ok(())
+    }
+
     /// What was found and done in FMPM's records; also how pages get their machine address.
     pub fn crossing_mut(&mut self) -> Option<&mut Crossing> {
         self.crossing.as_mut()

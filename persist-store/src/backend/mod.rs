@@ -8,6 +8,8 @@ pub mod efivarfs;
 pub(crate) mod erst;
 #[cfg(test)]
 pub(crate) mod simulated;
+#[cfg(test)]
+pub(crate) mod simulated_device;
 
 pub(crate) use directory::{Directory, Lock, LockError};
 

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::{Backend, File};
@@ -54,12 +55,30 @@ pub(crate) enum Plan {
     },
 }
 
+/// What became of a sector that was written and not synced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fate {
+    Lost,
+    Written,
+    /// That many bytes of it were written, which no disk should do.
+    Torn(usize),
+}
+
+/// What was written and not synced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Unsynced {
+    pub(crate) sectors: usize,
+    /// Creations and renames.
+    pub(crate) changes: usize,
+}
+
 #[derive(Clone, Default)]
 struct Inode {
-    durable: Vec<u8>,
+    /// Shared until one of its owners is written to: crashes are many and leave most of a file alone.
+    durable: Rc<Vec<u8>>,
     /// What a read sees: the page cache.
-    cached: Vec<u8>,
-    pending: Vec<(usize, Vec<u8>)>,
+    cached: Rc<Vec<u8>>,
+    pending: Vec<(usize, Rc<[u8]>)>,
 }
 
 type Names = BTreeMap<String, usize>;
@@ -107,10 +126,6 @@ impl Simulated {
         (disk.plan, disk.calls) = (plan, 0);
     }
 
-    pub(crate) fn calls(&self) -> usize {
-        self.0.borrow().calls
-    }
-
     /// What is there after power came back: `keep` says, sector by sector of each unsynced write,
     /// what had reached the medium.
     pub(crate) fn after_power_loss(
@@ -118,21 +133,44 @@ impl Simulated {
         rng: &mut Rng,
         mut keep: impl FnMut(&mut Rng) -> bool,
     ) -> Self {
+        let changes = rng.below(self.unsynced().changes + 1);
+        self.with_survivors(changes, &mut |_| if keep(rng) { Fate::Written } else { Fate::Lost })
+    }
+
+    /// What a crash may take.
+    pub(crate) fn unsynced(&self) -> Unsynced {
         let disk = self.0.borrow();
-        let inodes = disk.inodes.iter().map(|inode| inode.after_power_loss(rng, &mut keep));
-        let inodes = inodes.collect();
-        let states = disk.pending_names.len();
-        let durable_names = match rng.below(states + 1) {
+        let pending = disk.inodes.iter().flat_map(|inode| &inode.pending);
+        let sectors = pending.map(|(offset, bytes)| sectors_of(*offset, bytes.len()).count());
+        Unsynced { sectors: sectors.sum(), changes: disk.pending_names.len() }
+    }
+
+    /// What is there after power came back, if that many changes of the directory survived, and of each
+    /// unsynced sector, counted in the order of writing within each file, what `fate` says.
+    pub(crate) fn with_survivors(
+        &self,
+        changes: usize,
+        fate: &mut dyn FnMut(usize) -> Fate,
+    ) -> Self {
+        let disk = self.0.borrow();
+        let mut sector = 0;
+        let mut next = || {
+            sector += 1;
+            fate(sector - 1)
+        };
+        let inodes = disk.inodes.iter().map(|inode| inode.after_power_loss(&mut next)).collect();
+        let durable_names = match changes {
             0 => disk.durable_names.clone(),
             changes => disk.pending_names[changes - 1].clone(),
         };
+        let seed = disk.rng.clone().next();
         Self::of(Disk {
             inodes,
             durable_names,
             pending_names: Vec::new(),
             plan: Plan::Nothing,
             calls: 0,
-            rng: Rng(rng.next()),
+            rng: Rng(seed),
         })
     }
 
@@ -148,7 +186,7 @@ impl Simulated {
         let mut disk = self.0.borrow_mut();
         let inode = disk.inode(file).unwrap();
         let inode = &mut disk.inodes[inode];
-        change(&mut inode.cached);
+        change(Rc::make_mut(&mut inode.cached));
         inode.durable = inode.cached.clone();
         inode.pending.clear();
     }
@@ -161,37 +199,47 @@ impl Simulated {
 
     pub(crate) fn contents(&self, file: File) -> Option<Vec<u8>> {
         let disk = self.0.borrow();
-        disk.inode(file).map(|inode| disk.inodes[inode].cached.clone())
+        disk.inode(file).map(|inode| disk.inodes[inode].cached.to_vec())
     }
 
     /// Names and contents in quarantine.
     pub(crate) fn quarantine(&self) -> BTreeMap<String, Vec<u8>> {
         let disk = self.0.borrow();
         let names = disk.names().iter().filter(|(name, _)| name.starts_with("journal-"));
-        names.map(|(name, inode)| (name.clone(), disk.inodes[*inode].cached.clone())).collect()
+        names.map(|(name, inode)| (name.clone(), disk.inodes[*inode].cached.to_vec())).collect()
     }
 }
 
 impl Inode {
-    fn after_power_loss(&self, rng: &mut Rng, keep: &mut impl FnMut(&mut Rng) -> bool) -> Self {
+    fn after_power_loss(&self, fate: &mut impl FnMut() -> Fate) -> Self {
         let mut durable = self.durable.clone();
+        let mut put = |offset, bytes: &[u8]| overlay(Rc::make_mut(&mut durable), offset, bytes);
         for (offset, bytes) in &self.pending {
-            let mut at = *offset;
-            while at < offset + bytes.len() {
-                let after = ((at / SECTOR + 1) * SECTOR).min(offset + bytes.len());
-                if keep(rng) {
-                    overlay(&mut durable, at, &bytes[at - offset..after - offset]);
+            for sector in sectors_of(*offset, bytes.len()) {
+                let new = &bytes[sector.start - offset..sector.end - offset];
+                match fate() {
+                    Fate::Lost => {}
+                    Fate::Written => put(sector.start, new),
+                    Fate::Torn(count) => {
+                        put(sector.start, &new[..count.min(new.len())]);
+                    }
                 }
-                at = after;
             }
         }
         Self { cached: durable.clone(), durable, pending: Vec::new() }
     }
 
     fn write(&mut self, offset: usize, bytes: &[u8]) {
-        overlay(&mut self.cached, offset, bytes);
-        self.pending.push((offset, bytes.to_vec()));
+        overlay(Rc::make_mut(&mut self.cached), offset, bytes);
+        self.pending.push((offset, bytes.into()));
     }
+}
+
+/// The sectors that a write touches, cut to it.
+fn sectors_of(offset: usize, length: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = offset + length;
+    (offset / SECTOR..end.div_ceil(SECTOR))
+        .map(move |sector| offset.max(sector * SECTOR)..end.min((sector + 1) * SECTOR))
 }
 
 fn overlay(file: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
@@ -259,7 +307,7 @@ impl Backend for Simulated {
         if bytes.len() as u64 > max {
             return Err(ErrorKind::FileTooLarge.into());
         }
-        Ok(Some(bytes.clone()))
+        Ok(Some(bytes.to_vec()))
     }
 
     fn create(&mut self, file: File) -> io::Result<()> {
@@ -302,7 +350,10 @@ impl Backend for Simulated {
             (Err(_), _) => {
                 let mut rng = disk.rng.clone();
                 let failed = &mut disk.inodes[inode];
-                let durable = failed.after_power_loss(&mut rng, &mut |rng| rng.below(2) == 0);
+                let durable = failed.after_power_loss(&mut || match rng.below(2) {
+                    0 => Fate::Written,
+                    _ => Fate::Lost,
+                });
                 failed.durable = durable.durable;
                 failed.pending.clear();
                 disk.rng = rng;
@@ -338,8 +389,8 @@ impl Backend for Simulated {
         let quarantined = format!("journal-{generation}-{}.tail", disk.names().len());
         let inode = disk.inodes.len();
         disk.inodes.push(Inode {
-            durable: bytes.into(),
-            cached: bytes.into(),
+            durable: Rc::new(bytes.into()),
+            cached: Rc::new(bytes.into()),
             pending: Vec::new(),
         });
         disk.change_names(|names| names.insert(quarantined.clone(), inode));

@@ -1,81 +1,121 @@
-//! Power goes during any call, any subset of what was not synced is on the medium: every
-//! acknowledged entry is there, nothing is half there, and nobody cries damage.
+//! The crash suite over the journal in a directory, and what only that can show.
 
+use std::io::ErrorKind;
+
+use super::suite::{self, Medium};
 use super::*;
-use crate::backend::simulated::{Plan, Rng};
+use crate::backend::File;
+use crate::backend::simulated::{Fate, Plan, Rng, SECTOR, Unsynced};
+use crate::{Capacity, PageList, Store};
 
-/// What a run had acknowledged when power went, and what it was doing.
-struct Interrupted {
-    acknowledged: State,
-    in_flight: Vec<Entry>,
+/// A [`crate::FileList`] on a simulated directory, with small limits.
+pub(crate) struct JournalList {
+    disk: Simulated,
+    journal: Option<Journal<Simulated>>,
 }
 
-/// Runs the script until it fails; `None` if it does not.
-fn run(disk: &Simulated) -> Option<Interrupted> {
-    let mut acknowledged = State::default();
-    let Ok((mut journal, _)) = open(disk) else {
-        return Some(Interrupted { acknowledged, in_flight: Vec::new() });
-    };
-    for entries in script() {
-        if journal.append(&entries).is_err() {
-            return Some(Interrupted { acknowledged, in_flight: entries });
+impl PageList for JournalList {
+    fn load(&mut self) -> Result<(State, Recovery), StoreError> {
+        self.journal = None;
+        let (journal, recovery) = open(&self.disk)?;
+        let state = journal.state().clone();
+        self.journal = Some(journal);
+        Ok((state, recovery))
+    }
+
+    fn commit(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+        match &mut self.journal {
+            Some(journal) => {
+                let before = journal.state().clone();
+                let result = journal.append(entries);
+                match &result {
+                    Ok(()) => assert_eq!(*journal.state(), applied(&before, entries)),
+                    Err(_) => assert_eq!(*journal.state(), before, "a failed append was applied"),
+                }
+                result
+            }
+            None => Err(StoreError::Poisoned { dir: dir().into() }),
         }
-        acknowledged = applied(&acknowledged, &entries);
-        assert_eq!(*journal.state(), acknowledged);
     }
-    None
-}
 
-impl Interrupted {
-    /// The checker of this whole file.
-    fn check(&self, disk: &Simulated, context: &str) {
-        let (journal, recovery) = open(disk).unwrap_or_else(|error| panic!("{context}: {error}"));
-        let state = journal.state();
-        let finished = applied(&self.acknowledged, &self.in_flight);
-        assert!(*state == self.acknowledged || *state == finished, "{context}: {recovery}");
-        assert_eq!(recovery.damage, None, "{context}: a false alarm");
-        assert_eq!(recovery.damaged_copies, 0, "{context}: a false alarm");
-        assert!(!recovery.witness_damaged, "{context}: a false alarm");
+    fn capacity(&self) -> Capacity {
+        Store::CAPACITY
+    }
 
-        let (again, clean) = open(disk).unwrap();
-        assert_eq!(again.state(), state, "{context}: the second open disagrees");
-        assert!(clean.is_clean(), "{context}: recovery left work: {clean}");
+    fn kept(&self, state: &State) -> State {
+        state.clone()
     }
 }
 
-/// How much of the unsynced data made it: nothing, everything, half, little, most.
-const SHARES: [usize; 5] = [0, 8, 4, 1, 7];
+const FILES: [File; 2] = [File::Journal, File::Witness];
+
+impl Medium for Simulated {
+    type List = JournalList;
+
+    fn empty(seed: &str) -> Self {
+        Self::empty(seed)
+    }
+
+    fn list(&self) -> JournalList {
+        JournalList { disk: self.clone(), journal: None }
+    }
+
+    fn duplicate(&self) -> Self {
+        self.duplicate()
+    }
+
+    fn plan(&self, plan: Plan) {
+        self.plan(plan);
+    }
+
+    fn unsynced(&self) -> Unsynced {
+        self.unsynced()
+    }
+
+    fn with_survivors(&self, changes: usize, fate: &mut dyn FnMut(usize) -> Fate) -> Self {
+        self.with_survivors(changes, fate)
+    }
+
+    fn after_process_death(&self) -> Self {
+        self.after_process_death()
+    }
+
+    fn sectors(&self) -> usize {
+        let sizes = FILES.map(|file| self.contents(file).map_or(0, |bytes| bytes.len()));
+        sizes.iter().map(|size| size.div_ceil(SECTOR)).sum()
+    }
+
+    fn spoil(&self, mut sector: usize, change: &mut dyn FnMut(&mut [u8])) {
+        for file in FILES {
+            let size = self.contents(file).map_or(0, |bytes| bytes.len());
+            let sectors = size.div_ceil(SECTOR);
+            if sector < sectors {
+                let range = sector * SECTOR..size.min((sector + 1) * SECTOR);
+                return self.tamper(file, |bytes| change(&mut bytes[range]));
+            }
+            sector -= sectors;
+        }
+    }
+}
 
 #[test]
 fn power_loss_at_every_call() {
-    let rounds = 25 * thoroughness();
-    let mut rng = Rng::seeded("power_loss_at_every_call");
-    let mut points = 0;
-    let mut at = 0;
-    loop {
-        let disk = Simulated::empty("power_loss_at_every_call");
-        disk.plan(Plan::PowerLoss { at });
-        let Some(interrupted) = run(&disk) else { break };
-        for round in 0..rounds {
-            let share = SHARES[round % SHARES.len()];
-            let after = disk.after_power_loss(&mut rng, |rng| rng.below(8) < share);
+    suite::power_loss_at_every_call::<Simulated>("journal", suite::points_wanted());
+}
 
-            // Power goes once more, during the recovery.
-            let first = after.duplicate();
-            first.plan(Plan::PowerLoss { at: rng.below(12) });
-            let _ = open(&first);
-            let twice = first.after_power_loss(&mut rng, |rng| rng.below(8) < share);
-            interrupted.check(&twice, &format!("call {at}, round {round}, twice"));
+#[test]
+fn every_call_fails_once_with_eio() {
+    suite::every_call_fails_once::<Simulated>("journal", ErrorKind::Other);
+}
 
-            interrupted.check(&after, &format!("call {at}, round {round}"));
-            points += 2;
-        }
-        interrupted.check(&disk.after_process_death(), &format!("call {at}, process death"));
-        points += 1;
-        at += 1;
-    }
-    println!("{points} crash points at {at} calls");
-    assert!(at > 80, "the script shrank: {at} calls");
+#[test]
+fn every_call_fails_once_with_enospc() {
+    suite::every_call_fails_once::<Simulated>("journal", ErrorKind::StorageFull);
+}
+
+#[test]
+fn every_sector_spoiled() {
+    suite::every_sector_spoiled::<Simulated>("journal");
 }
 
 /// One block in two copies is sixteen sectors: all subsets of them.
@@ -90,8 +130,8 @@ fn every_subset_of_one_commit() {
     disk.plan(Plan::PowerLoss { at: 2 });
     let in_flight = vec![page(2, RetireState::Pending)];
     journal.append(&in_flight).unwrap_err();
-    let interrupted = Interrupted { acknowledged, in_flight };
-    let step = if thoroughness() > 1 { 1 } else { 7 };
+    let finished = applied(&acknowledged, &in_flight);
+    let step = if suite::points_wanted() > 100_000 { 1 } else { 7 };
     let mut rng = Rng::seeded("subsets");
     for subset in (0u32..1 << 16).step_by(step) {
         // The witness is unsynced too; it goes one way or the other with the first bit.
@@ -100,11 +140,10 @@ fn every_subset_of_one_commit() {
             sector += 1;
             subset & (1 << (sector % 16)) != 0
         });
-        interrupted.check(&after, &format!("subset {subset:#x}"));
+        let (journal, recovery) = open(&after).unwrap();
+        let state = journal.state();
+        assert!(*state == acknowledged || *state == finished, "subset {subset:#x}: {recovery}");
+        assert_eq!(recovery.damage, None, "subset {subset:#x}: a false alarm");
+        assert!(open(&after).unwrap().1.is_clean(), "subset {subset:#x}");
     }
-}
-
-/// `RAS_CRASH_ROUNDS` multiplies the random rounds; 1 where it is not set.
-fn thoroughness() -> usize {
-    std::env::var("RAS_CRASH_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1)
 }

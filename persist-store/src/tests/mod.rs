@@ -17,12 +17,14 @@ use crate::backend::simulated::Simulated;
 use crate::journal::{Journal, Limits};
 use crate::recovery::{self, Recovery};
 
+mod backends;
 mod crash;
 mod damage;
 mod errors;
 mod files;
 mod growth;
 mod reconcile;
+pub(crate) mod suite;
 mod versions;
 
 /// Segments of four blocks and early compaction: a short script meets every rule.
@@ -37,11 +39,11 @@ fn open(disk: &Simulated) -> Result<(Journal<Simulated>, Recovery), StoreError> 
     recovery::open(disk.clone(), dir(), SMALL, Timestamp(7))
 }
 
-fn time(number: u64) -> Timestamp {
+pub(crate) fn time(number: u64) -> Timestamp {
     Timestamp::from_secs(1_700_000_000 + number)
 }
 
-fn page(number: u64, state: RetireState) -> Entry {
+pub(crate) fn page(number: u64, state: RetireState) -> Entry {
     Entry::Page(RetiredPage {
         pfn: Pfn(0x12_3000 + number),
         reason: RetireReason::Uncorrected,
@@ -93,7 +95,7 @@ fn change(number: u64, kind: ChangeKind) -> Entry {
     })
 }
 
-fn unretired(number: u64) -> Entry {
+pub(crate) fn unretired(number: u64) -> Entry {
     Entry::Unretired {
         pfn: Pfn(0x12_3000 + number),
         time: time(number),
@@ -122,7 +124,7 @@ fn script() -> Vec<Vec<Entry>> {
         vec![page(1, RetireState::Pending)],
         vec![page(1, RetireState::Retired), node(1)],
         vec![observed(1)],
-        (10..70).map(|number| page(number, RetireState::Pending)).collect(),
+        (10..40).map(|number| page(number, RetireState::Pending)).collect(),
         vec![unretired(10)],
         vec![observed(2), observed(3)],
     ];
@@ -135,7 +137,7 @@ fn script() -> Vec<Vec<Entry>> {
 }
 
 /// `state` after `entries`, as the disk would hold them.
-fn applied(state: &State, entries: &[Entry]) -> State {
+pub(crate) fn applied(state: &State, entries: &[Entry]) -> State {
     let mut state = state.clone();
     entries.iter().cloned().for_each(|entry| state.apply(entry));
     state

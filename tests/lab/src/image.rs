@@ -85,7 +85,8 @@ fn make_ext4(disk: &Path, size_mib: u64, options: &[&Path]) -> Result<()> {
 }
 
 fn place(module: &ModuleFile) -> String {
-    format!("lib/modules/{}.ko.xz", module.name)
+    let packed = module.path.extension().is_some_and(|extension| extension == "xz");
+    format!("lib/modules/{}.ko{}", module.name, if packed { ".xz" } else { "" })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

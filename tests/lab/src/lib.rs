@@ -12,6 +12,7 @@ pub mod artifacts;
 pub mod capability;
 pub mod cluster;
 pub mod demo;
+pub mod erst;
 mod image;
 pub mod initramfs;
 pub mod kernel;
@@ -19,6 +20,7 @@ pub mod machine;
 pub mod packages;
 pub mod qemu;
 pub mod story;
+pub mod uefi;
 pub mod vm;
 pub mod walk;
 

@@ -54,8 +54,14 @@ impl Source {
             // rasd's socket has no word for them; its list is there to be read.
             Self::Daemon(client) => {
                 let dir = PathBuf::from(client.status()?.store.dir);
-                let read = persist_store::read(&dir);
-                suspended(&read.map_err(|error| Failure::NotReached(chain(&error)))?.0)
+                match persist_store::read(&dir) {
+                    Ok((state, _)) => suspended(&state),
+                    Err(error) => {
+                        let error = chain(&error);
+                        eprintln!("rasctl: note: suspended entries are not shown: {error}");
+                        Vec::new()
+                    }
+                }
             }
         };
         entries.extend(suspended);

@@ -7,10 +7,12 @@ use ras_lab::Summary;
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Name {
     Walk,
+    Erst,
     Cluster,
+    Uefi,
 }
 
-pub(crate) const ALL: [Name; 2] = [Name::Walk, Name::Cluster];
+pub(crate) const ALL: [Name; 4] = [Name::Walk, Name::Erst, Name::Cluster, Name::Uefi];
 
 /// Tells one lab's story; an error where this machine can't.
 pub(crate) fn run(name: Name) -> Result<bool> {
@@ -33,13 +35,17 @@ pub(crate) fn run_or_skip(name: Name) -> Result<Option<Summary>> {
 fn requirements(name: Name) -> Result<(), String> {
     match name {
         Name::Walk => ras_lab::walk::possible(),
+        Name::Erst => ras_lab::erst::possible(),
         Name::Cluster => ras_lab::cluster::requirements(),
+        Name::Uefi => ras_lab::uefi::possible(),
     }
 }
 
 fn story(name: Name) -> Result<Summary> {
     match name {
         Name::Walk => ras_lab::walk::run(),
+        Name::Erst => ras_lab::erst::run(),
         Name::Cluster => ras_lab::cluster::run(),
+        Name::Uefi => ras_lab::uefi::run(),
     }
 }

@@ -1,9 +1,10 @@
-//! The project's own tasks: `cargo xtask check | tidy | test | demo | lab | fuzz | corpus | bench | dist`.
+//! The project's own tasks: `cargo xtask check | tidy | test | demo | lab | crash | fuzz | corpus | bench | dist`.
 
 mod bench;
 mod cargo;
 mod check;
 mod corpus;
+mod crash;
 mod demo;
 mod dist;
 mod fuzz;
@@ -53,7 +54,8 @@ enum Task {
     /// One lab by name.
     Lab {
         /// `walk`: a stock kernel in QEMU with injected machine checks. `cluster`: Corosync and
-        /// Pacemaker, three nodes, a live migration and a fenced node.
+        /// Pacemaker, three nodes, a live migration and a fenced node. `erst`: a list in error records,
+        /// and the kernel's own. `uefi`: retired pages are gone before a stock kernel runs.
         #[arg(value_enum)]
         name: lab::Name,
     },
@@ -69,6 +71,13 @@ enum Task {
     /// Build `rasctl` as it is handed out, one static file, and the UEFI driver it installs, below the
     /// target directory.
     Dist,
+    /// The store's crash suite over every backend, with as many crash points as wanted: power lost
+    /// during any call, any mixture of unsynced sectors on the medium. A million take some minutes.
+    Crash {
+        /// Crash points of each backend.
+        #[arg(long, default_value_t = 1_000_000)]
+        points: usize,
+    },
     /// libFuzzer on every parser. Findings and what was learned stay below the target directory.
     Fuzz {
         /// Which targets (the names in tests/fuzz/src/targets.rs); all of them by default.
@@ -107,6 +116,7 @@ fn main() -> ExitCode {
                 }
                 Ok(true)
             }
+            Task::Crash { points } => crash::run(points).map(|()| true),
             Task::Fuzz { names, seconds } => fuzz::run(&names, seconds),
             Task::Bench { names, json, runs } => bench::run(&names, json.as_deref(), runs),
         }

@@ -86,8 +86,10 @@ impl Lab {
             initramfs: self.initramfs(),
             command_line: format!("{COMMAND_LINE} {command_line}"),
             processor: Processor::Intel,
+            error_records: None,
             memory_mib: MEMORY_MIB,
-            disk,
+            disk: Some(disk),
+            uefi: None,
             dir,
         })?;
         // From now on the log can't slow the boot down: let the kernel say everything.

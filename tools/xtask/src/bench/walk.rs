@@ -17,7 +17,7 @@ const EVENTS: u64 = 2000;
 
 pub(super) fn run(runs: u32) -> Result<Vec<Figure>> {
     println!("bench: store");
-    let mut figures = store::run()?;
+    let mut figures = store::commits()?;
     println!("bench: event in to page remembered, {EVENTS} events");
     let bare = figures.first().map(|commit| commit.value);
     figures.extend(remembered(bare)?);
