@@ -37,8 +37,8 @@ pub use error::StoreError;
 pub use fmpm::{Crossing, CrossingReport, Package};
 pub use image::{Boot, ImageList, Medium};
 pub use list::{Capacity, FileList, MemoryList, PageList};
-pub use ras_store_format::exclusion;
 pub use mirror::{Mirror, brought_back};
+pub use ras_store_format::exclusion;
 pub use ras_store_format::fmpm::{Fru, FruRecord, Overflow, Poison, Rejected};
 pub use ras_store_format::{
     AuditEvent, AuditKind, Change, ChangeKind, Damage, Entry, Fault, Observations, State,

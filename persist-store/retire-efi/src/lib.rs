@@ -61,7 +61,7 @@ pub trait Firmware {
     /// with at most [`HAND_OVER_MAX`] runs.
     fn hand_over(&mut self, pages: &[PfnRange]) -> bool;
 
-    /// Microseconds since some moment; `None` without a clock.
+    /// Microseconds since the driver was started; `None` without a clock.
     fn now_us(&mut self) -> Option<u64>;
 
     /// What [`Self::now_us`] measures with.
@@ -81,7 +81,6 @@ pub enum Found {
 
 /// Reads the list and excludes what it says.
 pub fn run(firmware: &mut impl Firmware) -> Outcome {
-    let started = firmware.now_us();
     let copies: [Found; 4] = array::from_fn(|place| firmware.read_copy(place));
     let choice = choose(copies.iter().map(|copy| match copy {
         Found::Bytes(bytes) => Some(bytes.as_slice()),
@@ -109,29 +108,22 @@ pub fn run(firmware: &mut impl Firmware) -> Outcome {
         outcome.source = u8::try_from(place).ok();
         outcome.generation = list.generation;
         outcome.map_epoch = list.map_epoch;
-        let deadline = started.map(|started| started.saturating_add(DEADLINE_US));
-        exclude(firmware, &list, deadline, &mut outcome);
+        exclude(firmware, &list, &mut outcome);
     }
     let done = firmware.now_us();
-    let elapsed = |from: Option<u64>, to: Option<u64>| {
-        let elapsed = to.zip(from).map_or(0, |(to, from)| to.saturating_sub(from));
-        u32::try_from(elapsed).unwrap_or(u32::MAX)
-    };
-    outcome.times = Times {
-        clock: if started.is_some() { firmware.clock() } else { Clock::None },
-        total_us: elapsed(started, done),
-        read_us: elapsed(started, read),
-        exclude_us: elapsed(read, done),
-    };
+    if let Some((read, done)) = read.zip(done) {
+        let us = |time: u64| u32::try_from(time).unwrap_or(u32::MAX);
+        outcome.times = Times {
+            clock: firmware.clock(),
+            total_us: us(done),
+            read_us: us(read),
+            exclude_us: us(done.saturating_sub(read)),
+        };
+    }
     outcome
 }
 
-fn exclude(
-    firmware: &mut impl Firmware,
-    list: &List,
-    deadline: Option<u64>,
-    outcome: &mut Outcome,
-) {
+fn exclude(firmware: &mut impl Firmware, list: &List, outcome: &mut Outcome) {
     let listed = flatten(&list.ranges);
     let runs = union(&listed);
     outcome.listed_ranges = u32::try_from(list.ranges.len()).unwrap_or(u32::MAX);
@@ -180,7 +172,6 @@ fn exclude(
     };
     let mut taker = Taker {
         firmware,
-        deadline,
         attempts_left: ATTEMPTS_MAX,
         ranges_left: limits.ranges_max,
         taken: Vec::new(),
@@ -249,7 +240,6 @@ fn within(ranges: &[BadRange], wanted: &[BadRange]) -> Vec<BadRange> {
 /// Takes ranges one by one, within bounds.
 struct Taker<'a, F> {
     firmware: &'a mut F,
-    deadline: Option<u64>,
     attempts_left: u32,
     /// Separate ranges that may still be made.
     ranges_left: u32,
@@ -282,10 +272,7 @@ impl<F: Firmware> Taker<'_, F> {
     }
 
     fn may_go_on(&mut self) -> bool {
-        let late = match (self.deadline, self.firmware.now_us()) {
-            (Some(deadline), Some(now)) => now >= deadline,
-            _ => false,
-        };
+        let late = self.firmware.now_us().is_some_and(|now| now >= DEADLINE_US);
         self.out_of_time |= late || self.attempts_left == 0;
         self.attempts_left = self.attempts_left.saturating_sub(1);
         !self.out_of_time

@@ -56,7 +56,7 @@ impl Fake {
             asked: Vec::new(),
             handed_over: Vec::new(),
             takes_hand_over: true,
-            now: 1000,
+            now: 0,
             us_per_call: 10,
             has_clock: true,
         }

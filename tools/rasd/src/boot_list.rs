@@ -100,7 +100,7 @@ impl BootLists {
     /// The same at the end, due or not.
     pub fn finish(&mut self, shared: &Shared) {
         let changes = shared.ledger().changes();
-        if self.mode != Switch::Off && self.pace.known.is_some_and(|known| known != changes) {
+        if self.mode != Switch::Off && self.pace.known != Some(changes) {
             self.write(shared);
         }
     }

@@ -159,6 +159,7 @@ impl Lab {
             initramfs: bootable.initramfs.clone(),
             command_line: setup.command_line.to_owned(),
             processor: Processor::Intel,
+            error_records: None,
             memory_mib: setup.memory_mib,
             disk: None,
             uefi: Some(Uefi {

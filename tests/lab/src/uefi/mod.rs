@@ -124,23 +124,36 @@ fn tell(story: &mut Story, lab: &Lab) -> Result<()> {
         ("One file is sound", Box::new(|tale| one_sound(tale, lab, &prepared))),
         (
             "systemd-boot loads the driver from its directory",
-            Box::new(|tale| boot_loader(tale, lab)),
+            Box::new(|tale| boot_loader(tale, lab, &prepared)),
         ),
         ("An older kernel", Box::new(|tale| older_kernel(tale, lab, &prepared))),
     ];
     two_at_a_time(story, &chapters);
-    let times = prepared.times.lock().map(|times| *times).unwrap_or_default();
-    story.chapter("Boot times");
+    let measured = prepared.measured.lock().map(|measured| measured.clone()).unwrap_or_default();
+    story.chapter("Times");
+    let Measured { at_the_cap, many, driver } = measured;
     story.check(
         &format!(
-            "10,000 pages take {:.2} times the processor time of a list at the cap ({:.1} and {:.1} s)",
-            times.many / times.at_the_cap,
-            times.many,
-            times.at_the_cap
+            "10,000 pages take {:.2} times the processor time of a list at the cap ({many:.1} and \
+             {at_the_cap:.1} s)",
+            many / at_the_cap
         ),
-        expect(times.many <= times.at_the_cap * BOOT_RATIO_MAX, || {
+        expect(many > 0.0 && many <= at_the_cap * BOOT_RATIO_MAX, || {
             format!("at most {BOOT_RATIO_MAX} times was expected")
         }),
+    );
+    // The driver has a clock, not a meter: whatever interrupts QEMU counts as its time. The least of several
+    // machines is the nearest to its own.
+    let least = |pick: fn(&(f64, f64)) -> f64| driver.iter().map(pick).fold(f64::MAX, f64::min);
+    let own_us =
+        least(|(read, _)| *read) + least(|(_, each)| *each) * f64::from(Limits::RANGES_DEFAULT);
+    story.check(
+        &format!(
+            "200 ranges take {own_us:.0} us of the driver's time, at the rate of the least \
+             interrupted of {} machines",
+            driver.len()
+        ),
+        expect(own_us <= DRIVER_US_MAX, || format!("{DRIVER_US_MAX} us was expected; {driver:?}")),
     );
     Ok(())
 }
@@ -191,14 +204,17 @@ struct Prepared {
     transient: Vec<Pfn>,
     /// A page the firmware keeps for good.
     kept: Pfn,
-    times: Mutex<Times>,
+    measured: Mutex<Measured>,
 }
 
-/// Processor time of two boots, in seconds.
-#[derive(Clone, Copy, Default)]
-struct Times {
+#[derive(Clone, Default)]
+struct Measured {
+    /// Processor time of a boot, in seconds.
     at_the_cap: f64,
+    /// The same.
     many: f64,
+    /// The driver's own time in microseconds: to read, and for each range it excluded.
+    driver: Vec<(f64, f64)>,
 }
 
 fn prepare(story: &mut Story, lab: &Lab) -> Result<Prepared> {
@@ -260,7 +276,7 @@ fn prepare(story: &mut Story, lab: &Lab) -> Result<Prepared> {
         damaged,
         transient,
         kept,
-        times: Mutex::default(),
+        measured: Mutex::default(),
     })
 }
 
@@ -297,7 +313,7 @@ fn everything_is_as_listed(
     booted: &mut Booted,
     prepared: &Prepared,
 ) -> Result<()> {
-    let outcome = driver_ran(tale, booted)?;
+    let outcome = driver_ran(tale, booted, prepared)?;
     let the_list = the_list(&prepared.transient, prepared.kept);
     let fate = |pfn: Pfn| {
         outcome.details.iter().find(|detail| detail.pages.contains(pfn)).map(|detail| detail.fate)
@@ -333,9 +349,15 @@ fn everything_is_as_listed(
 }
 
 /// The outcome, which has to be there.
-fn driver_ran(tale: &mut Tale, booted: &mut Booted) -> Result<Outcome> {
+fn driver_ran(tale: &mut Tale, booted: &mut Booted, prepared: &Prepared) -> Result<Outcome> {
     let outcome = booted.outcome()?.context("the driver left no outcome")?;
     let times = outcome.times;
+    if outcome.excluded_ranges > 0
+        && let Ok(mut measured) = prepared.measured.lock()
+    {
+        let each_us = f64::from(times.exclude_us) / f64::from(outcome.excluded_ranges);
+        measured.driver.push((f64::from(times.read_us), each_us));
+    }
     tale.note(format!(
         "the driver took {} us by its {:?}, {} of them to read and {} to exclude; the boot {:.1} s",
         times.total_us,
@@ -399,17 +421,10 @@ fn nobody_gets(tale: &mut Tale, booted: &mut Booted, frames: &[Scattered]) -> Re
 
 fn at_the_cap(tale: &mut Tale, lab: &Lab, prepared: &Prepared) -> Result<()> {
     let mut booted = lab.boot(&lab.setup("at-the-cap", &prepared.at_the_cap))?;
-    if let Ok(mut times) = prepared.times.lock() {
-        times.at_the_cap = booted.processor.as_secs_f64();
+    if let Ok(mut measured) = prepared.measured.lock() {
+        measured.at_the_cap = booted.processor.as_secs_f64();
     }
-    let outcome = driver_ran(tale, &mut booted)?;
-    // The driver has a clock, not a meter: on a busy host, QEMU has the processor for a part of the time.
-    let share = (booted.processor.as_secs_f64() / booted.elapsed.as_secs_f64()).min(1.0);
-    let own_us = f64::from(outcome.times.total_us) * share;
-    tale.check(
-        &format!("that is {own_us:.0} us of a processor, at most {DRIVER_US_MAX:.0}"),
-        expect((1.0..=DRIVER_US_MAX).contains(&own_us), || format!("{:?}", outcome.times)),
-    );
+    let outcome = driver_ran(tale, &mut booted, prepared)?;
     unusable_as_planned(tale, &mut booted, &AT_THE_CAP.ranges(Badness::CORRECTED), &outcome)
 }
 
@@ -422,10 +437,10 @@ fn many(tale: &mut Tale, lab: &Lab, prepared: &Prepared) -> Result<()> {
     let copy = encoded(&list(ranges))?;
     let setup = Setup { files: [None, Some(copy)], ..lab.setup("many", &prepared.no_list) };
     let mut booted = lab.boot(&setup)?;
-    if let Ok(mut times) = prepared.times.lock() {
-        times.many = booted.processor.as_secs_f64();
+    if let Ok(mut measured) = prepared.measured.lock() {
+        measured.many = booted.processor.as_secs_f64();
     }
-    let outcome = driver_ran(tale, &mut booted)?;
+    let outcome = driver_ran(tale, &mut booted, prepared)?;
     let fates = outcome.excluded_pages
         + outcome.handed_over_pages
         + outcome.kept_pages
@@ -457,7 +472,7 @@ fn above_4g(tale: &mut Tale, lab: &Lab, prepared: &Prepared) -> Result<()> {
     }
     let setup = Setup { memory_mib: 6 * 1024, ..lab.setup("above-4g", &prepared.above_4g) };
     let mut booted = lab.boot(&setup)?;
-    let outcome = driver_ran(tale, &mut booted)?;
+    let outcome = driver_ran(tale, &mut booted, prepared)?;
     unusable_as_planned(tale, &mut booted, &HIGH.ranges(Badness::CORRECTED), &outcome)?;
     nobody_gets(tale, &mut booted, &[HIGH])
 }
@@ -469,7 +484,7 @@ fn damaged(tale: &mut Tale, lab: &Lab, prepared: &Prepared) -> Result<()> {
     let setup =
         Setup { files: [Some(torn), Some(nonsense)], ..lab.setup("damaged", &prepared.damaged) };
     let mut booted = lab.boot(&setup)?;
-    let outcome = driver_ran(tale, &mut booted)?;
+    let outcome = driver_ran(tale, &mut booted, prepared)?;
     let nothing = outcome.source.is_none() && outcome.excluded_pages == 0;
     tale.check(
         "the machine boots, and the outcome names every damaged copy",
@@ -501,7 +516,7 @@ fn one_sound(tale: &mut Tale, lab: &Lab, prepared: &Prepared) -> Result<()> {
         ..lab.setup("one-sound", &prepared.damaged)
     };
     let mut booted = lab.boot(&setup)?;
-    let outcome = driver_ran(tale, &mut booted)?;
+    let outcome = driver_ran(tale, &mut booted, prepared)?;
     let [damage @ .., found] = outcome.copies;
     tale.check(
         "it is used, and the damage told",
@@ -516,7 +531,7 @@ fn one_sound(tale: &mut Tale, lab: &Lab, prepared: &Prepared) -> Result<()> {
     said(tale, &booted, "rampart: RasExclusionA is damaged")
 }
 
-fn boot_loader(tale: &mut Tale, lab: &Lab) -> Result<()> {
+fn boot_loader(tale: &mut Tale, lab: &Lab, prepared: &Prepared) -> Result<()> {
     let sound = list(SCATTERED.ranges(Badness::CORRECTED));
     let setup = Setup {
         how: How::BootLoader,
@@ -524,7 +539,7 @@ fn boot_loader(tale: &mut Tale, lab: &Lab) -> Result<()> {
         ..lab.setup("boot-loader", lab.fresh_variables())
     };
     let mut booted = lab.boot(&setup)?;
-    let outcome = driver_ran(tale, &mut booted)?;
+    let outcome = driver_ran(tale, &mut booted, prepared)?;
     unusable_as_planned(tale, &mut booted, &sound.ranges, &outcome)?;
     nobody_gets(tale, &mut booted, &[SCATTERED])
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ras_core::{Pfn, PhysAddr, RetireState, RetiredPage, Timestamp};
-use rasd_api::Status;
+use rasd_api::{PageDetail, Status};
 
 use super::{Report, SOON};
 use crate::agent::Event;
@@ -112,6 +112,15 @@ pub(super) fn wait_status(
 pub(super) fn pages(machine: &mut Machine) -> Result<Vec<RetiredPage>> {
     let text = rasctl(machine, &["pages", "list", "--json"])?;
     parse_pages(&text)
+}
+
+/// `rasctl pages show --json` of a page that is on the list. All of a long list would take minutes over
+/// an emulated serial line.
+pub(super) fn page(machine: &mut Machine, pfn: Pfn) -> Result<RetiredPage> {
+    let address = pfn.addr().to_string();
+    let text = rasctl(machine, &["pages", "show", &address, "--json"])?;
+    let detail: PageDetail = serde_json::from_str(&text).context("reading a page")?;
+    detail.page.context("it is not on the list")
 }
 
 /// The pages on the disk, without rasd.

@@ -347,16 +347,12 @@ fn long_list(story: &mut Story, lab: &Lab) -> Result<()> {
         &format!("the kernel counts {at_ready_kib} KiB as corrupted"),
         expect(at_ready_kib == 4 * gap.pages, || format!("{} pages were offlined", gap.pages)),
     );
-    let pages = checks::pages(&mut machine)?;
-    let first = pages.iter().find(|page| page.pfn == Pfn(FIRST));
+    let outcome = checks::page(&mut machine, Pfn(FIRST))?.outcome;
     story.check(
-        &format!(
-            "{excluded} is known to be out of use: {}",
-            first.map_or("", |page| &page.outcome)
-        ),
-        expect(first.is_some_and(|page| page.outcome.contains("command line")), String::new),
+        &format!("{excluded} is known to be out of use: {outcome}"),
+        expect(outcome.contains("command line"), || "by another's word".into()),
     );
-    let failed = pages.iter().filter(|page| page.state == RetireState::Failed).count() as u64;
+    let failed = status(&mut machine)?.pages.failed;
     let exported = checks::figure(&mut machine, "ras_start_gap_pages")?;
     story.check(
         &format!("the figures say the same: gap of {exported} pages, {failed} listed as failed"),
