@@ -448,7 +448,7 @@ fn what_can_not_be_done_is_said_and_nothing_is_touched() {
     check(&no_driver, &[], 1, "it is an EFI application, not an EFI boot service driver");
     check(&|_| {}, &["--driver", "/nowhere"], 2, "reading /nowhere");
     let raid = |machine: &Machine| {
-        fs::remove_file(machine.at("sys/devices/pci/sda/sda1/partition")).unwrap()
+        fs::remove_file(machine.at("sys/devices/pci/sda/sda1/partition")).unwrap();
     };
     check(&raid, &[], 1, "on no partition of a disk");
     check(&|_| {}, &["--method", "systemd-boot"], 1, "systemd-boot is not on the partition");

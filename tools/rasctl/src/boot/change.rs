@@ -112,7 +112,7 @@ impl Change {
                     .map_err(|error| (io::Error::other("list"), Some(chain(&error))));
             }
             Self::RemoveList => {
-                list.remove().map_err(|error| (io::Error::other("list"), Some(chain(&error))))?
+                list.remove().map_err(|error| (io::Error::other("list"), Some(chain(&error))))?;
             }
         }
         Ok(None)

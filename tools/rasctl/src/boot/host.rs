@@ -115,12 +115,21 @@ impl Host {
 
     /// The EFI system partition: as asked for, or where it is by custom.
     pub(super) fn find_esp(&self, asked: Option<&Path>) -> Result<Esp, String> {
+        // Looked into first: that is what makes an automount mount it.
+        let is_there = |dir: &Path| self.at(dir).join("EFI").is_dir();
+        let customary = CUSTOMARY.map(Path::new);
+        let candidates: Vec<&Path> = match asked {
+            Some(asked) => {
+                is_there(asked);
+                vec![asked]
+            }
+            None => customary.into_iter().filter(|dir| is_there(dir)).collect(),
+        };
         let mounts = self.mounts()?;
         if let Some(asked) = asked {
             return self.esp(asked, &mounts);
         }
-        let candidates = CUSTOMARY.iter().filter(|dir| self.at(dir).join("EFI").is_dir());
-        let tried: Vec<_> = candidates.map(|dir| self.esp(Path::new(dir), &mounts)).collect();
+        let tried: Vec<_> = candidates.iter().map(|dir| self.esp(dir, &mounts)).collect();
         let mut reasons = String::new();
         for esp in tried {
             match esp {

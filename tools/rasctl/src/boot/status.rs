@@ -1,6 +1,6 @@
 //! `rasctl boot status`: what is installed, whether it is in step, what it did, and what to do next.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
 use persist_store::exclusion::{CopyState, Outcome, place, total, union};
 use rasctl::chain;
@@ -159,7 +159,7 @@ fn look(host: &Host, global: &Global) -> Result<Status, Failure> {
         uefi: host.has_uefi(),
         secure_boot: host.secure_boot()?,
         method: method.map(Method::name),
-        driver: driver(host, &found, method),
+        driver: driver(host, &found, method)?,
         entry: entry(host, &found),
         list,
         boot: outcome.as_ref().map(Done::of),
@@ -171,24 +171,40 @@ fn look(host: &Host, global: &Global) -> Result<Status, Failure> {
     Ok(status)
 }
 
-fn driver(host: &Host, found: &Found, method: Option<Method>) -> Option<Installed> {
-    let esp = found.esp.as_ref().ok()?;
+fn driver(
+    host: &Host,
+    found: &Found,
+    method: Option<Method>,
+) -> Result<Option<Installed>, Failure> {
+    let Ok(esp) = &found.esp else { return Ok(None) };
     let places = match method {
         Some(Method::SystemdBoot) => [SYSTEMD_DRIVERS, place::DIRECTORY],
         _ => [place::DIRECTORY, SYSTEMD_DRIVERS],
     };
-    let files = places.map(|dir| esp.dir.join(dir).join(place::DRIVER_FILE));
-    let (file, bytes) =
-        files.into_iter().find_map(|file| Some((file.clone(), std::fs::read(file).ok()?)))?;
+    let mut there = None;
+    for file in places.map(|dir| esp.dir.join(dir).join(place::DRIVER_FILE)) {
+        match std::fs::read(&file) {
+            Ok(bytes) => {
+                there = Some((file, bytes));
+                break;
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => {
+                let file = host.shown(&file);
+                return Err(Failure::NotReached(format!("reading {file}: {error}")));
+            }
+        }
+    }
+    let Some((file, bytes)) = there else { return Ok(None) };
     let inspected = Driver::inspect(&bytes);
     let version = inspected.as_ref().ok().map(|driver| driver.version);
-    Some(Installed {
+    Ok(Some(Installed {
         path: host.shown(&file),
         version: version.map(|(major, minor)| format!("{major}.{minor}")),
         signed: inspected.as_ref().is_ok_and(|driver| driver.signed),
         newest: read_driver(host, None).ok().map(|(_, newest)| newest == bytes),
         problem: inspected.err().map(|error| error.to_string()),
-    })
+    }))
 }
 
 fn entry(host: &Host, found: &Found) -> Option<Entry> {
