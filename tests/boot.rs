@@ -472,6 +472,16 @@ fn what_can_not_be_done_is_said_and_nothing_is_touched() {
     let machine = Machine::with_uefi();
     signed(&machine);
     machine.rasctl(&["install", "--signed"]).expect(0, "");
+    // The package's own copy has no signature; it is no news for that.
+    machine.put("usr/lib/rampart/rampart-x64.efi", &image(11, false));
+    machine.rasctl(&["status"]).expect(1, "version 1.2, signed\n");
+    machine.reboot();
+    machine.rasctl(&["status"]).expect(0, "all in step");
+
+    // A number that only the order has is somebody's, too.
+    let machine = Machine::with_uefi();
+    machine.put_variable("DriverOrder", GLOBAL, 7, &[0, 0, 1, 0]);
+    machine.rasctl(&["install"]).expect(0, "DriverOrder: 0000 0001 0002");
 
     // Garbage among the firmware's variables is somebody else's.
     let machine = Machine::with_uefi();

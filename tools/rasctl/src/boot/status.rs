@@ -198,11 +198,16 @@ fn driver(
     let Some((file, bytes)) = there else { return Ok(None) };
     let inspected = Driver::inspect(&bytes);
     let version = inspected.as_ref().ok().map(|driver| driver.version);
+    let signed = inspected.as_ref().is_ok_and(|driver| driver.signed);
     Ok(Some(Installed {
         path: host.shown(&file),
         version: version.map(|(major, minor)| format!("{major}.{minor}")),
-        signed: inspected.as_ref().is_ok_and(|driver| driver.signed),
-        newest: read_driver(host, None).ok().map(|(_, newest)| newest == bytes),
+        signed,
+        newest: read_driver(host, None).ok().map(|(_, newest)| {
+            // A signed copy differs from what a package brings in its signature, at least.
+            let version_at_hand = Driver::inspect(&newest).ok().map(|driver| driver.version);
+            newest == bytes || (signed && version == version_at_hand)
+        }),
         problem: inspected.err().map(|error| error.to_string()),
     }))
 }
