@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a story, what can't go on fails")]
 
+mod boot;
 mod decode;
 mod failover;
 mod migrate;

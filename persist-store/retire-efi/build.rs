@@ -8,5 +8,9 @@ fn main() {
         // Firmware puts an image at its preferred base where that is free. lld's, 5 GiB, is memory on
         // today's machines, and may be one of the pages to be excluded.
         println!("cargo::rustc-link-arg-bins=/base:0");
+        // `rasctl boot status` reads the version from the image's header, which has room for two numbers.
+        let part = |name: &str| std::env::var(name).unwrap_or_else(|_| "0".to_owned());
+        let (major, minor) = (part("CARGO_PKG_VERSION_MAJOR"), part("CARGO_PKG_VERSION_MINOR"));
+        println!("cargo::rustc-link-arg-bins=/version:{major}.{minor}");
     }
 }

@@ -29,6 +29,7 @@ pub mod report;
 
 pub mod inject;
 
+pub mod efi;
 pub mod exchange;
 
 /// An error and its causes in one line.

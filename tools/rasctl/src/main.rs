@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod addresses;
+mod boot;
 mod build;
 mod decode;
 mod findings;
@@ -80,6 +81,7 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Man { command } => return help::man(command, out),
         Command::Schema => return Ok(out.write_all(rasctl::json::SCHEMA.as_bytes())?),
         Command::Pages(pages) => return pages::run(pages, &options.global, out),
+        Command::Boot(boot) => return boot::run(boot, &options.global, out),
         _ => {}
     }
     let mut source = Source::open(socket, store.as_deref())?;
@@ -102,6 +104,7 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
         }
         // Answered above: these ask nobody, or find their own way to the list.
         Command::Pages(_)
+        | Command::Boot(_)
         | Command::Decode(_)
         | Command::Analyze(_)
         | Command::Report(_)

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod boot;
 mod pages;
 mod usual;
 
@@ -10,6 +11,7 @@ use ras_core::translate::StationId;
 use rasctl::cpu::Cpu;
 use rasctl::format::{self, FORMATS, Format};
 
+pub(crate) use boot::{Boot, Choice, Install, Remove, Update, Verb};
 pub(crate) use pages::{Export, Import, List, Pages, Sort, Wait};
 
 /// Shows and changes what rasd knows about this machine's memory.
@@ -59,6 +61,8 @@ pub(crate) enum Command {
     /// The list of bad pages.
     #[command(subcommand)]
     Pages(Pages),
+    /// Bad pages are gone from the memory map before any operating system starts.
+    Boot(Boot),
     /// What this node is worth to the cluster.
     Health {
         #[command(subcommand)]

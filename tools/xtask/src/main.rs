@@ -68,7 +68,8 @@ enum Task {
         #[arg(long, value_name = "CATEGORY")]
         show: Option<String>,
     },
-    /// Build `rasctl` as it is handed out: one static file, below the target directory.
+    /// Build `rasctl` as it is handed out, one static file, and the UEFI driver it installs, below the
+    /// target directory.
     Dist,
     /// The store's crash suite over every backend, with as many crash points as wanted: power lost
     /// during any call, any mixture of unsynced sectors on the medium. A million take some minutes.
@@ -109,10 +110,12 @@ fn main() -> ExitCode {
             Task::Demo { json, verbose, nested } => demo::run(json.as_deref(), verbose, nested),
             Task::Lab { name } => lab::run(name),
             Task::Corpus { directory, show } => corpus::run(&directory, show.as_deref()),
-            Task::Dist => dist::rasctl().map(|file| {
-                println!("xtask: {}", file.display());
-                true
-            }),
+            Task::Dist => {
+                for file in [dist::rasctl()?, dist::driver()?] {
+                    println!("xtask: {}", file.display());
+                }
+                Ok(true)
+            }
             Task::Crash { points } => crash::run(points).map(|()| true),
             Task::Fuzz { names, seconds } => fuzz::run(&names, seconds),
             Task::Bench { names, json, runs } => bench::run(&names, json.as_deref(), runs),
