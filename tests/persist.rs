@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use persist_store::{Entry, Store, StoreError, read};
+use persist_store::{Entry, Store, StoreError, Verdict, read, verify};
 use ras_core::{
     ErrorSource, Location, Pfn, RetireReason, RetireState, RetiredPage, Severity, Timestamp,
 };
@@ -192,6 +192,8 @@ fn a_reader_beside_a_busy_writer_sees_a_growing_list() {
         assert!(last >= before, "{last} after {before}");
         before = last;
         reads += 1;
+        let looked = verify(temp.path()).unwrap();
+        assert_eq!(looked.verdict, Verdict::Sound, "{:?} {}", looked.damaged, looked.recovery);
         // Keeps the pipe from filling up.
         while writer.next_ack().unwrap() < last {}
     }

@@ -1,8 +1,20 @@
 //! One error, one walk: the daemon end to end, killed at every step.
 
+/// Prints why a story is not told here.
+macro_rules! needs {
+    ($capability:expr) => {
+        if let Err(reason) = $capability {
+            eprintln!("skipped: {reason}");
+            return;
+        }
+    };
+}
+
 mod events;
 mod guest;
 mod host;
+mod pages;
+mod start;
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -22,16 +34,6 @@ use host::{Host, SOON};
 const SECOND: u64 = 1_000_000_000;
 const T0: u64 = 1_700_000_000 * SECOND;
 const PEER: &str = "[cluster.standalone]\npeer = \"unix:/run/peer/{guest}.sock\"\n";
-
-/// Prints why a story is not told here.
-macro_rules! needs {
-    ($capability:expr) => {
-        if let Err(reason) = $capability {
-            eprintln!("skipped: {reason}");
-            return;
-        }
-    };
-}
 
 #[test]
 fn an_uncorrected_error_takes_its_page_at_once_and_a_corrected_one_the_second_time() {
@@ -222,9 +224,8 @@ fn after_a_reboot_the_pages_are_offline_before_rasd_is_ready() {
     host.reboot();
     let (manager, path) = host.service_manager();
     let mut daemon = host.spawn(host.command().env("NOTIFY_SOCKET", &path));
-    let mut message = [0; 256];
-    let count = manager.recv(&mut message).unwrap();
-    assert!(message[..count].starts_with(b"READY=1"));
+    let heard = start::heard_until_ready(&manager);
+    assert!(heard.iter().any(|message| message.contains("EXTEND_TIMEOUT_USEC=")), "{heard:?}");
     let asked = [host.asked("soft"), host.asked("hard")].concat();
     assert_eq!(asked, ["0x12345000"], "asked before READY=1");
     let status = daemon.wait_status("health told", |status| status.health.reported);
@@ -451,19 +452,19 @@ fn an_operator_takes_a_page_off_the_list() {
     let (code, list, _) = host.rasctl(&["pages", "list"]);
     assert_eq!((code, list.lines().count()), (0, 3), "{list}");
     let head: Vec<&str> = list.lines().next().unwrap().split_whitespace().collect();
-    let columns = "PFN STATE REASON SEVERITY SINCE SOURCE ATTEMPTS OUTCOME";
+    let columns = "ADDRESS STATE REASON SEVERITY SINCE SOURCE ATTEMPTS MODULE OUTCOME";
     assert_eq!(head.join(" "), columns);
     assert!(
-        list.contains("0x12345  retired  uncorrected  srao      2023-11-14T22:13:20Z"),
+        list.contains("0x12345000  retired  uncorrected  srao      2023-11-14T22:13:20Z"),
         "{list}"
     );
 
-    let (code, _, error) = host.rasctl(&["pages", "unretire", "0x999", "--note", "x"]);
+    let (code, _, error) = host.rasctl(&["pages", "unretire", "pfn:0x999", "--note", "x"]);
     assert_eq!(code, 1, "{error}");
-    let (code, _, error) = host.rasctl(&["pages", "unretire", "0x12345", "--note", " "]);
+    let (code, _, error) = host.rasctl(&["pages", "unretire", "pfn:0x12345", "--note", " "]);
     assert!(code != 0 && error.contains("a note is one line"), "{error}");
     let (code, text, error) =
-        host.rasctl(&["pages", "unretire", "--phys", "0x12345678", "--note", "module replaced"]);
+        host.rasctl(&["pages", "unretire", "0x12345678", "--note", "module replaced"]);
     assert_eq!(code, 0, "{error}");
     assert!(text.contains("until the next boot"), "{text}");
     let detail = daemon.client().page(Pfn(0x12345)).unwrap();

@@ -247,7 +247,7 @@ impl<M: Medium> PageList for ImageList<M> {
         let mut images = Vec::new();
         for copy in found {
             match copy {
-                Found::Sound(image) if Some(image.generation) == newest => images.push(image),
+                Found::Sound(image) if Some(image.generation) == newest => images.push(*image),
                 // With nothing else to go by, what can't be read may be all there is.
                 Found::Unreadable(error) if newest.is_none() => {
                     return Err(io_error(self.medium.place(), "read the list")(error));

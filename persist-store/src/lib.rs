@@ -12,6 +12,8 @@
 //! **Invariant:** nothing is applied to [`State`] before it is durable, and nothing is deleted but a
 //! journal whose successor is durable. Absent: policy, clocks in the format, a second writer.
 
+pub mod boot;
+
 mod backend;
 mod error;
 mod fmpm;
@@ -23,6 +25,7 @@ mod mirror;
 mod reconcile;
 mod recovery;
 mod store;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -35,6 +38,7 @@ pub use fmpm::{Crossing, CrossingReport, Package};
 pub use image::{Boot, ImageList, Medium};
 pub use list::{Capacity, FileList, MemoryList, PageList};
 pub use mirror::{Mirror, brought_back};
+pub use ras_store_format::exclusion;
 pub use ras_store_format::fmpm::{Fru, FruRecord, Overflow, Poison, Rejected};
 pub use ras_store_format::{
     AuditEvent, AuditKind, Change, ChangeKind, Damage, Entry, Fault, Observations, State,
@@ -43,3 +47,4 @@ pub use ras_store_format::{
 pub use reconcile::{Present, Repair, Translate, reconcile};
 pub use recovery::Recovery;
 pub use store::{Store, read};
+pub use verify::{DamagedBlock, Part, Verdict, Verification, verify};

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use ras_core::Timestamp;
 use ras_store_format::layout::{BLOCK_SIZE, COPIES, VERSION};
 use ras_store_format::reading::Repair;
-use ras_store_format::{Damage, Entry, Fault, Header, Reading, Record, State, Witness};
+use ras_store_format::{Damage, Entry, Fault, Header, Loader, Reading, Record, State, Witness};
 use tracing::warn;
 
 use crate::StoreError;
@@ -231,6 +231,7 @@ impl Files {
         recovery.damage = reading.fault;
         recovery.damaged_copies = reading.damaged_copies;
         recovery.torn_tail = (reading.torn_bytes > 0).then_some(reading.torn_bytes);
+        let mut loader = Loader::default();
         for mut records in reading.blocks.iter().copied() {
             while !records.is_empty() {
                 let Some((record, rest)) = Record::split(records) else {
@@ -239,11 +240,11 @@ impl Files {
                 };
                 recovery.records += 1;
                 recovery.unknown_records += u64::from(matches!(record, Record::Unknown(_)));
-                examined.state.read(record);
+                loader.read(record);
                 records = rest;
             }
         }
-        examined.state.settle();
+        examined.state = loader.finish();
         examined.header = reading.header;
         examined.generation_max = reading.generation_max;
         examined.repairs = reading.repairs;

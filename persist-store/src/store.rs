@@ -15,8 +15,8 @@ use crate::recovery::{self, Recovery};
 use crate::{Capacity, Entry, State, StoreError};
 
 /// Times [`read`] looks when a writer may be at work, and the pause before each but the first.
-const LOOKS: u32 = 10;
-const PAUSE: Duration = Duration::from_millis(5);
+pub(crate) const LOOKS: u32 = 10;
+pub(crate) const PAUSE: Duration = Duration::from_millis(5);
 
 /// A store open for writing. There is one per directory; dropping it lets the next writer in.
 pub struct Store {

@@ -31,6 +31,7 @@ pub mod serd;
 pub mod diagnosis;
 pub mod fault;
 
+pub mod order;
 pub mod plan;
 pub mod retire;
 

@@ -134,6 +134,11 @@ pub enum HostOutcome {
     Offlined,
     /// Was out of use before (`EHWPOISON`).
     AlreadyOffline,
+    /// Was taken out of the memory map before this kernel started: it never had it.
+    Excluded {
+        /// As what the map lists it, or who took it out.
+        by: String,
+    },
     /// Every attempt was refused (`EBUSY`: a kernel or pinned page).
     Busy {
         /// Attempts made.
@@ -157,7 +162,7 @@ impl HostOutcome {
     /// Whether the page is out of use on this boot.
     #[must_use]
     pub const fn is_offline(&self) -> bool {
-        matches!(self, Self::Offlined | Self::AlreadyOffline)
+        matches!(self, Self::Offlined | Self::AlreadyOffline | Self::Excluded { .. })
     }
 }
 
@@ -166,6 +171,7 @@ impl fmt::Display for HostOutcome {
         match self {
             Self::Offlined => f.write_str("offline"),
             Self::AlreadyOffline => f.write_str("already offline"),
+            Self::Excluded { by } => write!(f, "excluded before the boot ({by})"),
             Self::Busy { attempts } => write!(f, "busy after {attempts} attempts"),
             Self::NoSuchPage => f.write_str("no RAM at this address"),
             Self::Unsupported { detail } => write!(f, "not supported here: {detail}"),

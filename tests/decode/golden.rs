@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mce_decoder::text::LineDecoder as _;
+use mce_decoder::text::kernel_log::KernelLog;
 use mce_decoder::trace::{self, EventFormat};
 use mce_decoder::{Decoded, acpi, cper, mca, pstore, whea};
 use ras_core::{CpuVendor, ErrorRecord, McaRegisters, Problem, Timestamp};
@@ -24,14 +26,14 @@ pub(super) enum Input {
     Record(Vec<u8>),
     /// `cper/`, first word `status_block`: hexadecimal bytes.
     StatusBlock(Vec<u8>),
-    /// `acpi/` and `whea/`: a decoder of [`CONTAINERS`] and its argument, then hexadecimal bytes, or text
-    /// for XML.
+    /// `acpi/`, `whea/` and `text/`: a decoder of [`CONTAINERS`] and its argument, then hexadecimal bytes,
+    /// or text for XML and logs.
     Container(&'static Container, String, Vec<u8>),
     /// `trace/`: the event's format, then `payload:` and hexadecimal bytes.
     Trace { format: String, payload: Vec<u8> },
 }
 
-/// A decoder of whole files: the first word of a `.in` file in `acpi/` or `whea/`, and what it does with
+/// A decoder of whole files: the first word of a `.in` file in `acpi/`, `whea/` or `text/`, and what it does with
 /// the rest of that line and the bytes.
 pub(super) struct Container {
     name: &'static str,
@@ -45,13 +47,26 @@ const CONTAINERS: &[Container] = &[
     Container { name: "pstore", decode: pstore::decode },
     Container { name: "raw", decode: |_, bytes| whea::decode_raw(bytes) },
     Container { name: "xml", decode: |_, bytes| rasctl::whea_xml::decode(bytes) },
+    Container { name: "kernel_log", decode: |_, bytes| kernel_log(bytes) },
 ];
+
+fn kernel_log(bytes: &[u8]) -> Decoded {
+    let (mut log, mut found) = (KernelLog::default(), Vec::new());
+    let mut offset = 0;
+    for line in bytes.split(|byte| *byte == b'\n') {
+        log.line(line, offset, &mut found);
+        offset += line.len() as u64 + 1;
+    }
+    log.finish(&mut found);
+    let records = found.into_iter().map(|found| *found.record).collect();
+    Decoded { records, consumed: bytes.len(), ..Decoded::default() }
+}
 
 /// All pairs, in order of their names.
 pub(super) fn all() -> Vec<Golden> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
     let mut goldens = Vec::new();
-    for kind in ["mca", "cper", "trace", "acpi", "whea"] {
+    for kind in ["mca", "cper", "trace", "acpi", "whea", "text"] {
         let directory = root.join(kind);
         let entries = fs::read_dir(&directory)
             .unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
@@ -110,7 +125,11 @@ impl Golden {
                 let container = CONTAINERS.iter().find(|container| container.name == name);
                 let container =
                     container.unwrap_or_else(|| panic!("{}: unknown kind {other:?}", self.name));
-                let contents = if name == "xml" { rest.as_bytes().into() } else { bytes(rest) };
+                let contents = if matches!(name, "xml" | "kernel_log") {
+                    rest.as_bytes().into()
+                } else {
+                    bytes(rest)
+                };
                 Input::Container(container, argument.into(), contents)
             }
         }

@@ -53,6 +53,27 @@ impl Host {
         host
     }
 
+    /// Adds tables to the configuration.
+    pub(crate) fn configure(&mut self, tables: &str) {
+        self.config += tables;
+    }
+
+    /// A memory map of this host's own: `/proc/iomem`, and the firmware's entries. There are no
+    /// processes below that `/proc`.
+    pub(crate) fn memory_map(&self, iomem: &str, firmware: &[(u64, u64, &str)]) {
+        fs::create_dir_all(self.path("proc")).unwrap();
+        fs::write(self.path("proc/iomem"), iomem).unwrap();
+        let dir = self.path("sys/firmware/memmap");
+        let _ = fs::remove_dir_all(&dir);
+        for (index, (start, end, kind)) in firmware.iter().enumerate() {
+            let entry = dir.join(index.to_string());
+            fs::create_dir_all(&entry).unwrap();
+            fs::write(entry.join("start"), format!("{start:#x}\n")).unwrap();
+            fs::write(entry.join("end"), format!("{end:#x}\n")).unwrap();
+            fs::write(entry.join("type"), format!("{kind}\n")).unwrap();
+        }
+    }
+
     /// The kernel forgets which pages are offline; nothing else changes.
     pub(crate) fn reboot(&self) {
         for how in ["soft", "hard"] {
@@ -105,14 +126,18 @@ impl Host {
     /// `rasd` with this host's configuration.
     pub(crate) fn command(&self) -> Command {
         let path = |name: &str| self.path(name).display().to_string();
+        let own = self.path("proc").exists();
+        let proc = if own { path("proc") } else { "/proc".into() };
         let text = format!(
-            "store = {:?}\ncontrol = {:?}\n[paths]\nsysfs = {:?}\ntracefs = {:?}\n\
-             [guests]\ndir = {:?}\nretire_ms = 2000\n[offline]\nbackoff_ms = 1\n{}",
+            "store = {:?}\ncontrol = {:?}\n[paths]\nproc = {proc:?}\nsysfs = {:?}\ntracefs = {:?}\n\
+             [guests]\ndir = {:?}\nretire_ms = 2000\n[offline]\nbackoff_ms = 1\n{}{}",
             path("store"),
             path("rasd.sock"),
             path("sys"),
             path("tracing"),
             path("guests"),
+            // Never the list of the machine the story is told on.
+            if self.config.contains("[boot]") { "" } else { "[boot]\nlist = \"off\"\n" },
             self.config
         );
         let config = self.path("rasd.toml");

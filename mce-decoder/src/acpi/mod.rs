@@ -154,11 +154,15 @@ fn fields(name: &str, layout: &[Field], at: usize, table: &[u8], record: &mut Er
     lacking.is_none()
 }
 
-/// Decodes the boot error region: status blocks, one behind the other.
+/// Decodes the boot error region: status blocks, one behind the other, of errors before this boot (ACPI
+/// Specification, "Boot Error Source").
 #[must_use]
 pub fn decode_bert_region(input: &[u8]) -> Decoded {
     let mut decoded = Decoded::sequence(input, decode_status_block);
-    decoded.records.iter_mut().for_each(|record| come_from(ErrorSource::Bert, record));
+    for record in &mut decoded.records {
+        come_from(ErrorSource::Bert, record);
+        record.flags.previous_boot = true;
+    }
     decoded
 }
 

@@ -19,19 +19,20 @@ const DIGITS: [u8; 256] = {
 pub(crate) fn hex(text: &[u8]) -> Option<(u64, &[u8])> {
     let digits = text.strip_prefix(b"0x").or_else(|| text.strip_prefix(b"0X")).unwrap_or(text);
     let mut value: u64 = 0;
-    let mut rest = digits;
-    while let [first, after @ ..] = rest {
-        let digit = DIGITS[usize::from(*first)];
+    let mut count = 0;
+    // What is shifted out: a number that is too long.
+    let mut lost = 0;
+    for byte in digits {
+        let digit = DIGITS[usize::from(*byte)];
         if digit > 0xf {
             break;
         }
-        if value >> 60 != 0 {
-            return None;
-        }
+        lost |= value >> 60;
         value = value << 4 | u64::from(digit);
-        rest = after;
+        count += 1;
     }
-    (rest.len() < digits.len()).then_some((value, rest))
+    let rest = digits.get(count..)?;
+    (count > 0 && lost == 0).then_some((value, rest))
 }
 
 /// A decimal number, and what follows it.

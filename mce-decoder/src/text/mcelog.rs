@@ -8,7 +8,7 @@
 //!  STATUS cc0004800001009f MCGSTATUS 0                    MISC 0x00080000
 //!  CPUID Vendor Intel Family 6 Model 26 Step 5
 //! ```
-//! The registers are decoded anew; of what mcelog made of them, only the words that tell the maker are looked at.
+//! The registers are decoded anew; of what mcelog made of them, only a count is looked at.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -32,9 +32,9 @@ const PROBLEMS_MAX: usize = 8;
 /// mcelog's number for an event that has no bank: the processor's own heat.
 const THERMAL_BANK: u8 = 128;
 
-/// What only mcelog's decoders of Intel's processors print (`p4.c`). Events without a `CPUID` line, as old
-/// versions wrote them, name their maker in no other way.
-const INTEL: &[u8] = b"MCA: ";
+/// Old versions of mcelog name no processor, so that nothing tells which bits of the status are a count: here
+/// its decoder of Intel's Nehalem (`nehalem.c`) says so. Neither model nor SER_P follow from it.
+const COUNT: &[u8] = b"Memory corrected error count (CORE_ERR_CNT):";
 
 /// Decodes mcelog's text line by line.
 #[derive(Debug, Default)]
@@ -53,8 +53,8 @@ struct Event {
     has_bank: bool,
     has_status: bool,
     ip_inexact: bool,
-    /// [`INTEL`] was among mcelog's words.
-    intel: bool,
+    /// What mcelog printed as [`COUNT`].
+    count: Option<u32>,
     problems: Vec<Problem>,
     lines: u32,
 }
@@ -131,10 +131,16 @@ impl LineDecoder for Mcelog {
 
 /// `MCE 0` and the sentences around it.
 pub(super) fn is_opening(text: &[u8]) -> bool {
-    let number = text.strip_prefix(b"MCE ").and_then(decimal);
-    number.is_some_and(|(_, rest)| rest.is_empty())
-        || text.starts_with(b"Hardware event. This is not a software error")
-        || text.starts_with(b"HARDWARE ERROR. This is NOT a software problem")
+    match text {
+        [b'M', b'C', b'E', b' ', number @ ..] => {
+            decimal(number).is_some_and(|(_, rest)| rest.is_empty())
+        }
+        [b'H', ..] => {
+            text.starts_with(b"Hardware event. This is not a software error")
+                || text.starts_with(b"HARDWARE ERROR. This is NOT a software problem")
+        }
+        _ => false,
+    }
 }
 
 impl Event {
@@ -146,7 +152,8 @@ impl Event {
             match self.pair(key, after) {
                 Pair::Taken(after) => rest = after.trim_ascii_start(),
                 Pair::Other => {
-                    self.intel |= text.starts_with(INTEL);
+                    let count = text.strip_prefix(COUNT).and_then(bytes::whole_number);
+                    self.count = self.count.or(count.and_then(narrow));
                     return;
                 }
                 Pair::Wrong => {
@@ -287,9 +294,6 @@ impl Event {
         if !self.has_bank {
             lack("bank");
         }
-        if self.intel && self.registers.vendor == CpuVendor::default() {
-            self.registers.vendor = CpuVendor::Intel;
-        }
         let mut record = if self.has_status {
             let context = Context { time: self.context.time.or(self.stamp.time), ..self.context };
             mca::decode(&self.registers, context)
@@ -310,6 +314,10 @@ impl Event {
             record
         };
         record.source = ErrorSource::Mcelog;
+        if let Some(count) = self.count.filter(|_| self.registers.vendor == CpuVendor::default()) {
+            record.count = count.max(1);
+            record.details.add("corrected_count", count);
+        }
         for problem in &mut record.problems {
             problem.offset = offset;
         }

@@ -20,16 +20,9 @@ const REGISTERS_MAX: usize = 16;
 /// RETRY_RD_ERR_LOG: V, and UC. Linux, `i10nm_base.c`.
 const VALID: u64 = 1 << 0;
 const UNCORRECTED: u64 = 1 << 1;
-/// Bits 6:3 are the ECC mode. Below 4 it is the correction of one x4 device: its 32 bits of a burst of
-/// eight. In the other modes the syndrome is shorter, or of a wider device.
-const MODE_SHIFT: u32 = 3;
-const MODE_MASK: u64 = 0xf;
-const MODES_X4: u64 = 4;
 
-/// RETRY_RD_ERR_LOG_ADDRESS2: the row.
-const ROW_MASK: u64 = (1 << 18) - 1;
-
-/// Beats of a DDR4 burst, and data lines of an x4 device.
+/// Beats of a DDR4 burst, and data lines of an x4 device. Nothing published tells from the log that the
+/// device is one and that its errors are corrected as a whole; whoever evaluates the bits says so.
 const BEATS: u32 = 8;
 const LINES: u32 = 4;
 
@@ -57,24 +50,19 @@ pub(crate) fn take(text: &str, record: &mut ErrorRecord) {
 }
 
 /// The data lines and beats that were wrong. `None` where the log does not say so for certain: it is
-/// not valid, of an uncorrected error, of another row (another error came between), or of an ECC mode
-/// or a generation whose syndrome has another form.
+/// not valid, of an uncorrected error, or of a generation whose syndrome has another form.
 ///
 /// The order of the 32 bits is that of the SmartMem data set and of M2-MFP (KDD 2025): four lines of
 /// one beat, eight times.
 fn error_bits(registers: &[(u64, usize)], record: &ErrorRecord) -> Option<Vec<Detail>> {
-    let (log, parity, address2) = match registers {
+    let (log, parity) = match registers {
         // The widths tell generations apart.
-        [(log, 8), (_, 8), (parity, 8), (_, 8), (address2, 8)]
-        | [(log, 8), (_, 8), (parity, 8), (_, 8), (address2, 8), (_, 16)] => {
-            (*log, *parity, *address2)
-        }
+        [(log, 8), (_, 8), (parity, 8), (_, 8), (_, 8)]
+        | [(log, 8), (_, 8), (parity, 8), (_, 8), (_, 8), (_, 16)] => (*log, *parity),
         _ => return None,
     };
-    let mode = log >> MODE_SHIFT & MODE_MASK;
-    let located = log & (VALID | UNCORRECTED) == VALID && mode < MODES_X4 && parity != 0;
-    let row = u64::from(record.location.dimm.row?);
-    if !located || record.severity != Severity::Corrected || row & ROW_MASK != address2 & ROW_MASK {
+    let located = log & (VALID | UNCORRECTED) == VALID && parity != 0;
+    if !located || record.severity != Severity::Corrected {
         return None;
     }
     let beat = |number: u32| parity >> (number * LINES) & ((1 << LINES) - 1);
@@ -93,9 +81,8 @@ mod tests {
     use super::*;
     use ras_core::{ErrorSource, Severity};
 
-    fn taken(severity: Severity, row: Option<u32>, text: &str) -> ErrorRecord {
+    fn taken(severity: Severity, text: &str) -> ErrorRecord {
         let mut record = ErrorRecord { severity, ..ErrorRecord::new(ErrorSource::KernelEdac) };
-        record.location.dimm.row = row;
         take(text, &mut record);
         record
     }
@@ -119,7 +106,7 @@ mod tests {
                 "row:0x1f retry_rd_err_log[0000a209 00000000 {parity} 04c4f2c2 0000001f] \
                  correrrcnt[0001 0000 0000 0000 0000 0000 0000 0000]"
             );
-            let record = taken(Severity::Corrected, Some(0x1f), &text);
+            let record = taken(Severity::Corrected, &text);
             let names: Vec<_> = record.details.iter().map(|detail| detail.name.as_ref()).collect();
             assert_eq!(names.first(), Some(&"retry_rd_err_log"));
             assert_eq!(names.last(), Some(&"correrrcnt"));
@@ -136,30 +123,26 @@ mod tests {
     #[test]
     fn what_is_not_of_this_error_or_of_this_form_says_nothing() {
         let log = "retry_rd_err_log[0000a209 00000000 00000012 04c4f2c2 0000001f]";
-        let (row, corrected) = (Some(0x1f), Severity::Corrected);
-        assert!(figures(&taken(corrected, row, log)).is_some());
+        let corrected = Severity::Corrected;
+        assert!(figures(&taken(corrected, log)).is_some());
         // Ice Lake prints one more.
         let ice = log.replace(']', " 0000000123456780]");
-        assert!(figures(&taken(corrected, row, &ice)).is_some());
-        for (severity, row, log) in [
-            (corrected, Some(0x20), log.into()),
-            (corrected, None, log.into()),
-            (Severity::Ucna, row, log.into()),
-            (corrected, row, log.replace("0000a209", "0000a208")),
-            (corrected, row, log.replace("0000a209", "0000a20b")),
-            // Adaptive double device correction.
-            (corrected, row, log.replace("0000a209", "0000a229")),
+        assert!(figures(&taken(corrected, &ice)).is_some());
+        for (severity, log) in [
+            (Severity::Ucna, log.into()),
+            (corrected, log.replace("0000a209", "0000a208")),
+            (corrected, log.replace("0000a209", "0000a20b")),
             // Sapphire Rapids.
-            (corrected, row, log.replace("00000012", "0000000000000012")),
-            (corrected, row, log.replace("]", " 0000000123456780 00000000]")),
-            (corrected, row, log.replace(" 04c4f2c2", "")),
+            (corrected, log.replace("00000012", "0000000000000012")),
+            (corrected, log.replace("]", " 0000000123456780 00000000]")),
+            (corrected, log.replace(" 04c4f2c2", "")),
         ] {
-            assert_eq!(figures(&taken(severity, row, &log)), None, "{log}");
+            assert_eq!(figures(&taken(severity, &log)), None, "{log}");
         }
         for damaged in
             ["retry_rd_err_log", "retry_rd_err_log[", "retry_rd_err_log[]", "retry_rd_err_log[x]"]
         {
-            assert!(taken(corrected, row, damaged).details.is_empty(), "{damaged}");
+            assert!(taken(corrected, damaged).details.is_empty(), "{damaged}");
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod exclusion;
 
 pub mod layout;
 pub mod reading;
+pub mod survey;
 
 mod crc;
 mod wire;
@@ -31,4 +32,4 @@ pub use image::{Image, ImageFault};
 pub use layout::{BLOCK_SIZE, Geometry, Header, Witness};
 pub use origin::Origin;
 pub use reading::{Fault, Reading, UnsupportedVersion};
-pub use state::{AuditEvent, AuditKind, Observations, State, Suspended};
+pub use state::{AuditEvent, AuditKind, Loader, Observations, State, Suspended};

@@ -240,20 +240,20 @@ fn memreserve(pages: &[PfnRange]) -> bool {
     installed.is_ok()
 }
 
-/// A clock.
+/// A clock that begins with us.
 enum Ticks {
     /// The firmware's, where it has one.
     Timestamp { protocol: ScopedProtocol<Timestamp>, frequency: u64, mask: u64, start: u64 },
     /// The processor's, of a rate that was measured.
-    Tsc { per_ms: u64 },
+    Tsc { per_ms: u64, start: u64 },
 }
 
 impl Ticks {
     fn new() -> Self {
         Self::timestamp().unwrap_or_else(|| {
-            let before = tsc();
+            let start = tsc();
             boot::stall(CALIBRATION);
-            Self::Tsc { per_ms: tsc().wrapping_sub(before) }
+            Self::Tsc { per_ms: tsc().wrapping_sub(start), start }
         })
     }
 
@@ -272,7 +272,7 @@ impl Ticks {
             Self::Timestamp { protocol, frequency, mask, start } => {
                 (protocol.get_timestamp().wrapping_sub(*start) & mask, u128::from(*frequency))
             }
-            Self::Tsc { per_ms } => (tsc(), u128::from(*per_ms) * 1000),
+            Self::Tsc { per_ms, start } => (tsc().wrapping_sub(*start), u128::from(*per_ms) * 1000),
         };
         u64::try_from((u128::from(ticks) * 1_000_000).checked_div(per_second)?).ok()
     }

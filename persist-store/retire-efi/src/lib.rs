@@ -15,6 +15,7 @@
 extern crate alloc;
 
 mod map;
+mod room;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -31,10 +32,12 @@ use ras_store_format::exclusion::{
 };
 
 pub use map::{Kind, Map, Region};
+pub use room::ROOM_PAGES;
 pub use summary::Summary;
 
-/// Time for everything, in microseconds. What is not done by then is left to the running kernel.
-pub const DEADLINE_US: u64 = 2_000_000;
+/// Time for everything, in microseconds. What is not done by then is left to the running kernel. Some 10 ms are
+/// usual; an emulated machine on a busy host can need a hundred times that.
+pub const DEADLINE_US: u64 = 5_000_000;
 
 /// Questions to the firmware for ranges, refused ones and their halves included. Bounds the time where
 /// there is no clock.
@@ -58,7 +61,7 @@ pub trait Firmware {
     /// with at most [`HAND_OVER_MAX`] runs.
     fn hand_over(&mut self, pages: &[PfnRange]) -> bool;
 
-    /// Microseconds since some moment; `None` without a clock.
+    /// Microseconds since the driver was started; `None` without a clock.
     fn now_us(&mut self) -> Option<u64>;
 
     /// What [`Self::now_us`] measures with.
@@ -78,7 +81,6 @@ pub enum Found {
 
 /// Reads the list and excludes what it says.
 pub fn run(firmware: &mut impl Firmware) -> Outcome {
-    let started = firmware.now_us();
     let copies: [Found; 4] = array::from_fn(|place| firmware.read_copy(place));
     let choice = choose(copies.iter().map(|copy| match copy {
         Found::Bytes(bytes) => Some(bytes.as_slice()),
@@ -106,29 +108,22 @@ pub fn run(firmware: &mut impl Firmware) -> Outcome {
         outcome.source = u8::try_from(place).ok();
         outcome.generation = list.generation;
         outcome.map_epoch = list.map_epoch;
-        let deadline = started.map(|started| started.saturating_add(DEADLINE_US));
-        exclude(firmware, &list, deadline, &mut outcome);
+        exclude(firmware, &list, &mut outcome);
     }
     let done = firmware.now_us();
-    let elapsed = |from: Option<u64>, to: Option<u64>| {
-        let elapsed = to.zip(from).map_or(0, |(to, from)| to.saturating_sub(from));
-        u32::try_from(elapsed).unwrap_or(u32::MAX)
-    };
-    outcome.times = Times {
-        clock: if started.is_some() { firmware.clock() } else { Clock::None },
-        total_us: elapsed(started, done),
-        read_us: elapsed(started, read),
-        exclude_us: elapsed(read, done),
-    };
+    if let Some((read, done)) = read.zip(done) {
+        let us = |time: u64| u32::try_from(time).unwrap_or(u32::MAX);
+        outcome.times = Times {
+            clock: firmware.clock(),
+            total_us: us(done),
+            read_us: us(read),
+            exclude_us: us(done.saturating_sub(read)),
+        };
+    }
     outcome
 }
 
-fn exclude(
-    firmware: &mut impl Firmware,
-    list: &List,
-    deadline: Option<u64>,
-    outcome: &mut Outcome,
-) {
+fn exclude(firmware: &mut impl Firmware, list: &List, outcome: &mut Outcome) {
     let listed = flatten(&list.ranges);
     let runs = union(&listed);
     outcome.listed_ranges = u32::try_from(list.ranges.len()).unwrap_or(u32::MAX);
@@ -154,22 +149,36 @@ fn exclude(
         }
     }
 
-    let plan = plan(&free, limits);
-    let left_over = plan.left_over();
+    let mut excluding = plan(&free, limits);
+    let mut left_over = excluding.left_over();
+    if let Some(room) = room::to_keep(&map, &excluding.ranges) {
+        let kept = Map::new(vec![Region { pages: room, kind: Kind::Free }]);
+        let split = kept.pieces(&free);
+        let pick = |inside: bool| {
+            let picked = split.iter().filter(|(_, kind)| kind.is_some() == inside);
+            picked.map(|(piece, _)| *piece).collect::<Vec<BadRange>>()
+        };
+        let spared = union(&pick(true));
+        free = pick(false);
+        excluding = plan(&free, limits);
+        left_over = excluding.left_over();
+        left_over.pages = left_over.pages.saturating_add(total(&spared));
+        let more = u32::try_from(spared.len()).unwrap_or(u32::MAX);
+        left_over.ranges = left_over.ranges.saturating_add(more);
+    }
     outcome.left_over = LeftOver {
         ranges: list.left_over.ranges.saturating_add(left_over.ranges),
         pages: list.left_over.pages.saturating_add(left_over.pages),
     };
     let mut taker = Taker {
         firmware,
-        deadline,
         attempts_left: ATTEMPTS_MAX,
         ranges_left: limits.ranges_max,
         taken: Vec::new(),
         refused: Vec::new(),
         out_of_time: false,
     };
-    let mut ranges = plan.ranges;
+    let mut ranges = excluding.ranges;
     ranges.sort_by_key(|range| Reverse(range.badness));
     for range in ranges {
         // What lies between bad pages need not be free.
@@ -187,7 +196,7 @@ fn exclude(
     // Of what was refused, only what somebody asked for matters. The map has changed since: the firmware
     // may have put to use what it refused, our own heap for instance.
     let refused = within(&refused, &free);
-    let bad_pages = plan.bad_pages.saturating_sub(total(&union(&refused)));
+    let bad_pages = excluding.bad_pages.saturating_sub(total(&union(&refused)));
     outcome.filler_pages = outcome.excluded_pages.saturating_sub(bad_pages);
     if !refused.is_empty() {
         let map = firmware.memory_map().unwrap_or(map);
@@ -231,7 +240,6 @@ fn within(ranges: &[BadRange], wanted: &[BadRange]) -> Vec<BadRange> {
 /// Takes ranges one by one, within bounds.
 struct Taker<'a, F> {
     firmware: &'a mut F,
-    deadline: Option<u64>,
     attempts_left: u32,
     /// Separate ranges that may still be made.
     ranges_left: u32,
@@ -264,10 +272,7 @@ impl<F: Firmware> Taker<'_, F> {
     }
 
     fn may_go_on(&mut self) -> bool {
-        let late = match (self.deadline, self.firmware.now_us()) {
-            (Some(deadline), Some(now)) => now >= deadline,
-            _ => false,
-        };
+        let late = self.firmware.now_us().is_some_and(|now| now >= DEADLINE_US);
         self.out_of_time |= late || self.attempts_left == 0;
         self.attempts_left = self.attempts_left.saturating_sub(1);
         !self.out_of_time

@@ -93,6 +93,12 @@ impl Map {
         pages.fold(0, u64::saturating_add).saturating_mul(PAGE_SIZE)
     }
 
+    /// What is free, in ascending order.
+    pub fn free(&self) -> impl Iterator<Item = PfnRange> {
+        let free = self.regions.iter().filter(|region| region.kind == Kind::Free);
+        free.map(|region| region.pages)
+    }
+
     /// `ranges` cut into pieces of one kind each; `None` for what is in no region.
     #[must_use]
     pub fn pieces(&self, ranges: &[BadRange]) -> Vec<(BadRange, Option<Kind>)> {

@@ -56,7 +56,7 @@ impl Fake {
             asked: Vec::new(),
             handed_over: Vec::new(),
             takes_hand_over: true,
-            now: 1000,
+            now: 0,
             us_per_call: 10,
             has_clock: true,
         }
@@ -332,6 +332,50 @@ fn without_a_map_or_a_hand_over_pages_are_refused() {
     firmware.takes_hand_over = false;
     let outcome = run(&mut firmware);
     assert_eq!((outcome.refused_pages, outcome.handed_over_pages), (5, 0));
+    assert_adds_up(&outcome, 0);
+}
+
+/// 200 pages spread evenly over 1 GiB: nothing larger than 5 MiB would be left in one piece, and no stock
+/// kernel boots then.
+#[test]
+fn a_kernel_finds_room() {
+    let room = 0x3_fe00 / 4;
+    let mut spread = pages(0x1000, 1200, 200);
+    let longest = |excluded: &BTreeSet<u64>| {
+        let edges: Vec<u64> = [0x1ff].iter().chain(excluded).chain([&0x4_0000]).copied().collect();
+        edges.windows(2).map(|pair| pair[1] - pair[0] - 1).max().unwrap()
+    };
+    let mut firmware = Fake::with(&spread);
+    let outcome = run(&mut firmware);
+    assert!(longest(&firmware.excluded) >= room);
+    assert_eq!(outcome.excluded_pages + outcome.left_over.pages, 200);
+    assert!(outcome.excluded_pages > 140, "{outcome:?}");
+    assert_adds_up(&outcome, 0);
+
+    // Where the pages are worse, they are taken; others use the ranges that became free.
+    for range in &mut spread.ranges[..100] {
+        range.badness = Badness::UNCORRECTED;
+    }
+    spread.ranges.extend((0..200).map(|n| bad(0x1010 + n * 500, 1, Badness(1))));
+    let mut firmware = Fake::with(&spread);
+    let outcome = run(&mut firmware);
+    assert!(longest(&firmware.excluded) >= room);
+    let lost = spread.ranges[..100].iter().map(|range| range.pages.start.0);
+    assert_eq!(lost.filter(|pfn| !firmware.excluded.contains(pfn)).count(), 0);
+    assert_eq!(outcome.excluded_ranges, 200);
+    assert_adds_up(&outcome, 0);
+
+    // With memory enough, nothing is spared.
+    let mut firmware = Fake::with(&pages(0x1000, 1200, 200));
+    firmware.map = Some(vec![region(0x100, 0x7_ff00, Kind::Free)]);
+    assert_eq!(run(&mut firmware).excluded_pages, 200);
+    // What is above 4 GiB is no room: a loader need not look there.
+    let everywhere = pages(0x1000, 5000, 200);
+    let mut firmware = Fake::with(&everywhere);
+    firmware.map =
+        Some(vec![region(0x100, 0x7_ff00, Kind::Free), region(0x10_0000, 0x40_0000, Kind::Free)]);
+    let outcome = run(&mut firmware);
+    assert!(outcome.left_over.pages > 0);
     assert_adds_up(&outcome, 0);
 }
 

@@ -109,10 +109,11 @@ impl Backend for Directory {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        if file.metadata()?.len() > max {
+        let size = file.metadata()?.len();
+        if size > max {
             return Err(ErrorKind::FileTooLarge.into());
         }
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0).saturating_add(1));
         file.take(max).read_to_end(&mut bytes)?;
         Ok(Some(bytes))
     }

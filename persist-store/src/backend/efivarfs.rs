@@ -106,9 +106,15 @@ impl Efivarfs {
             .truncate(false)
             .mode(0o644)
             .open(&path)
-            .and_then(|mut file| match file.write(&bytes)? {
-                written if written == bytes.len() => Ok(()),
-                _ => Err(ErrorKind::WriteZero.into()),
+            .and_then(|mut file| {
+                if file.write(&bytes)? != bytes.len() {
+                    return Err(ErrorKind::WriteZero.into());
+                }
+                // efivarfs has set the length by now; only an ordinary file keeps an old tail.
+                if file.metadata()?.len() > bytes.len() as u64 {
+                    file.set_len(bytes.len() as u64)?;
+                }
+                Ok(())
             });
         drop(unlocked);
         if outcome.is_err() && fs::metadata(&path).is_ok_and(|left| left.len() == 0) {

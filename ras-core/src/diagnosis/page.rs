@@ -45,12 +45,12 @@ pub(super) fn corrected(
     if state.retired.contains(&pfn) {
         return Verdict::AlreadyRetired { pfn };
     }
-    if record.flags.threshold_exceeded {
-        let reason = "firmware says that corrected errors went over its threshold".into();
-        return Verdict::Fault(state.fault(policy, record, time, FaultMode::Pages(pages), reason));
-    }
     if state.probation.contains(&pfn) {
         let reason = "corrected error on a page on probation after a repair".into();
+        return Verdict::Fault(state.fault(policy, record, time, FaultMode::Pages(pages), reason));
+    }
+    if record.flags.threshold_exceeded {
+        let reason = "firmware says that corrected errors went over its threshold".into();
         return Verdict::Fault(state.fault(policy, record, time, FaultMode::Pages(pages), reason));
     }
     let rate = policy.corrected_per_page;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    /// Load a kernel module from its file, whose name ends with `.xz` where it is compressed.
+    /// Load a kernel module from its file, compressed (`.xz`) or not.
     LoadModule {
         /// The module's file.
         path: String,
@@ -32,6 +32,20 @@ pub enum Request {
         path: String,
         /// All it is to hold.
         text: String,
+    },
+    /// Read a file as bytes.
+    ReadBytes {
+        /// The file.
+        path: String,
+    },
+    /// Write an EFI variable, as efivarfs shows it; no data deletes it.
+    WriteVariable {
+        /// Its name, a dash, its vendor's GUID.
+        name: String,
+        /// Its attributes.
+        attributes: u32,
+        /// Its data.
+        data: Vec<u8>,
     },
     /// Read the kernel's flags of a page frame: `/proc/kpageflags`.
     PageFlags {
@@ -82,6 +96,8 @@ pub enum Answer {
     Done,
     /// The file's content.
     Text(String),
+    /// The file's content.
+    Bytes(Vec<u8>),
     /// The frame's flags, `KPF_*` of `linux/kernel-page-flags.h`.
     PageFlags(u64),
     /// The program ended.

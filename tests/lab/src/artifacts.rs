@@ -156,10 +156,11 @@ const PROGRAMS: [(&str, &str); 5] = [
 ];
 
 /// Programs that only run inside a lab's machine.
-const INSIDE: [(&str, &str); 4] = [
+const INSIDE: [(&str, &str); 5] = [
     ("lab-agent", "ras-lab"),
     ("page-holder", "ras-lab"),
     ("erst-list", "ras-lab"),
+    ("memory-hog", "ras-lab"),
     ("demo-story", "ras-lab"),
 ];
 

@@ -67,14 +67,26 @@ pub(crate) fn load_modules(machine: &mut Machine, modules: &[ModuleFile]) -> Res
 
 /// Makes an empty ext4 file system in a new file.
 pub(crate) fn ext4(disk: &Path, size_mib: u64) -> Result<()> {
+    make_ext4(disk, size_mib, &[])
+}
+
+/// The same, with the content of a directory in it.
+pub(crate) fn ext4_of(disk: &Path, size_mib: u64, content: &Path) -> Result<()> {
+    make_ext4(disk, size_mib, &[Path::new("-d"), content])
+}
+
+fn make_ext4(disk: &Path, size_mib: u64, options: &[&Path]) -> Result<()> {
     let file = fs::File::create_new(disk).context("creating the disk")?;
     file.set_len(size_mib << 20).context("sizing the disk")?;
     let mke2fs = capability::program("mke2fs").map_err(anyhow::Error::msg)?;
-    output(Command::new(mke2fs).args(["-q", "-t", "ext4", "-F"]).arg(disk)).map(drop)
+    let mut command = Command::new(mke2fs);
+    command.args(["-q", "-t", "ext4", "-F"]).args(options).arg(disk);
+    output(&mut command).map(drop)
 }
 
 fn place(module: &ModuleFile) -> String {
-    format!("lib/modules/{}.ko.xz", module.name)
+    let packed = module.path.extension().is_some_and(|extension| extension == "xz");
+    format!("lib/modules/{}.ko{}", module.name, if packed { ".xz" } else { "" })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

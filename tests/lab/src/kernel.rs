@@ -9,10 +9,47 @@ use anyhow::{Context as _, Result};
 
 use crate::packages::{self, output};
 
-/// Debian 12's 6.12 kernels (bookworm-security): the oldest long-term kernel with everything the
-/// walk needs, and the one the facts about QEMU were gathered with.
-const PREFIX: &str = "linux-image-6.12.";
-const SUFFIX: &str = "+deb12-amd64";
+/// A line of Debian 12's stock kernels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Series {
+    /// Debian 12's own.
+    V6_1,
+    /// From bookworm-security: the oldest long-term kernel with everything the walk needs, and the one the
+    /// facts about QEMU were gathered with.
+    V6_12,
+}
+
+impl Series {
+    /// What comes before and after the number that grows.
+    const fn name(self) -> (&'static str, &'static str) {
+        match self {
+            Self::V6_1 => ("linux-image-6.1.0-", "-amd64"),
+            Self::V6_12 => ("linux-image-6.12.", "+deb12-amd64"),
+        }
+    }
+
+    /// The last number of a stock kernel's version; `None` for variants (cloud, rt, dbg, unsigned).
+    fn version(self, package: &str) -> Option<u32> {
+        let (prefix, suffix) = self.name();
+        package.strip_prefix(prefix)?.strip_suffix(suffix)?.parse().ok()
+    }
+
+    fn newest(self, packages: &[String]) -> Option<String> {
+        let numbered = packages.iter().filter_map(|name| Some((self.version(name)?, name)));
+        numbered.max().map(|(_, name)| name.clone())
+    }
+
+    /// Kernel packages that were unpacked before.
+    fn cached(self) -> Result<Vec<String>> {
+        let dir = packages::unpacked_dir()?;
+        let Ok(entries) = fs::read_dir(&dir) else { return Ok(Vec::new()) };
+        Ok(entries
+            .filter_map(Result::ok)
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| self.version(name).is_some())
+            .collect())
+    }
+}
 
 /// An unpacked kernel package.
 #[derive(Clone, Debug)]
@@ -28,7 +65,7 @@ pub struct StockKernel {
     builtin: BTreeSet<String>,
 }
 
-/// A module's file, as packed by the distribution (xz).
+/// A module's file, as the distribution has it: packed (xz) or not.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ModuleFile {
     /// The module's name, with underscores.
@@ -38,17 +75,25 @@ pub struct ModuleFile {
 }
 
 impl StockKernel {
-    /// The newest stock kernel, from the cache where one is there, else downloaded (about 100 MB).
+    /// The newest 6.12 kernel, see [`Self::fetch_series`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn fetch() -> Result<Self> {
+        Self::fetch_series(Series::V6_12)
+    }
+
+    /// The newest stock kernel of a series, from the cache where one is there, else downloaded (about 100 MB).
     ///
     /// # Errors
     /// No such kernel in the configured repositories, or the download or unpacking failed.
-    pub fn fetch() -> Result<Self> {
-        let package = match newest(&cached()?) {
+    pub fn fetch_series(series: Series) -> Result<Self> {
+        let package = match series.newest(&series.cached()?) {
             Some(package) => package,
             None => {
-                let known =
-                    packages::search("^linux-image-6\\.12\\.", |name| version(name).is_some())?;
-                newest(&known).context("no stock 6.12 kernel among the packages found")?
+                let pattern = format!("^{}", series.name().0.replace('.', "\\."));
+                let known = packages::search(&pattern, |name| series.version(name).is_some())?;
+                series.newest(&known).context("no stock kernel among the packages found")?
             }
         };
         let root = packages::download_unpack(&package)?;
@@ -107,27 +152,6 @@ impl StockKernel {
     }
 }
 
-/// Kernel packages that were unpacked before.
-fn cached() -> Result<Vec<String>> {
-    let dir = packages::unpacked_dir()?;
-    let Ok(entries) = fs::read_dir(&dir) else { return Ok(Vec::new()) };
-    Ok(entries
-        .filter_map(Result::ok)
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| version(name).is_some())
-        .collect())
-}
-
-fn newest(packages: &[String]) -> Option<String> {
-    let numbered = packages.iter().filter_map(|name| Some((version(name)?, name)));
-    numbered.max().map(|(_, name)| name.clone())
-}
-
-/// The last number of a stock kernel's version; `None` for variants (cloud, rt, dbg, unsigned).
-fn version(package: &str) -> Option<u32> {
-    package.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse().ok()
-}
-
 /// Lines of `modules.dep(5)`: `file: needed-file needed-file …`.
 fn parse_dependencies(text: &str) -> BTreeMap<String, Vec<String>> {
     text.lines()
@@ -159,8 +183,9 @@ mod tests {
             "linux-image-6.1.0-50-amd64",
         ]
         .map(str::to_owned);
-        assert_eq!(newest(&known), Some(known[1].clone()));
-        assert_eq!(newest(&known[2..]), None);
+        assert_eq!(Series::V6_12.newest(&known), Some(known[1].clone()));
+        assert_eq!(Series::V6_12.newest(&known[2..]), None);
+        assert_eq!(Series::V6_1.newest(&known), Some(known[4].clone()));
     }
 
     #[test]

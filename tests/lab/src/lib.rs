@@ -20,6 +20,7 @@ pub mod machine;
 pub mod packages;
 pub mod qemu;
 pub mod story;
+pub mod uefi;
 pub mod vm;
 pub mod walk;
 

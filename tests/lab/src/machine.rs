@@ -27,7 +27,8 @@ pub struct Machine {
 const QUICK: Duration = Duration::from_secs(15);
 
 /// From QEMU's start to user space: 5 s on an idle machine, and test machines are not idle.
-const BOOT: Duration = Duration::from_secs(90);
+/// UEFI firmware takes as long again, and a kernel with a long memory map longer still.
+const BOOT: Duration = Duration::from_secs(180);
 
 impl Machine {
     /// Boots, and waits for the agent.
@@ -81,6 +82,26 @@ impl Machine {
     /// It can't be written, or no answer came in time.
     pub fn write(&mut self, path: &str, text: &str) -> Result<()> {
         self.done(Request::Write { path: path.to_owned(), text: text.to_owned() })
+    }
+
+    /// Reads a file as bytes.
+    ///
+    /// # Errors
+    /// It can't be read, or no answer came in time.
+    pub fn read_bytes(&mut self, path: &str) -> Result<Vec<u8>> {
+        match self.ask(&Request::ReadBytes { path: path.to_owned() }, QUICK)? {
+            Answer::Bytes(bytes) => Ok(bytes),
+            other => bail!("the agent answered {other:?} to a read of {path}"),
+        }
+    }
+
+    /// Writes an EFI variable (efivarfs has to be mounted); without data, deletes it.
+    ///
+    /// # Errors
+    /// The firmware refused, or no answer came in time.
+    pub fn write_variable(&mut self, name: &str, attributes: u32, data: &[u8]) -> Result<()> {
+        let (name, data) = (name.to_owned(), data.to_owned());
+        self.done(Request::WriteVariable { name, attributes, data })
     }
 
     /// The kernel's flags of a page frame, `KPF_*` of `linux/kernel-page-flags.h`.
@@ -169,6 +190,12 @@ impl Machine {
     /// Everything the program `name` printed so far, oldest first.
     pub fn said<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         lines_of(&self.events, name)
+    }
+
+    /// Everything that happened since [`Self::forget_events`], oldest first.
+    #[must_use]
+    pub fn events(&self) -> &[Event] {
+        &self.events
     }
 
     /// The QEMU below.

@@ -21,6 +21,8 @@ pub const BROWSER: &str = "chromium";
 /// the announcement then gives only its own description.
 const PURPOSES: &[(&str, &str)] = &[
     ("qemu-system-x86", "boots stock kernels and injects machine checks"),
+    ("ovmf", "UEFI firmware for the machines that have pages excluded before they boot"),
+    ("systemd-boot-efi", "a boot loader that loads drivers from a directory"),
     ("e2fsprogs", "makes the file system of the lab's disks"),
     ("kmod", "orders the stock kernel's modules (depmod)"),
     ("musl-tools", "compiles SQLite for the static programs inside the lab's machines"),

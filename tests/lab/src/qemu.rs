@@ -29,10 +29,25 @@ pub struct Hardware {
     /// RAM in MiB.
     pub memory_mib: u32,
     /// An image file that becomes the disk `/dev/vda`.
-    pub disk: PathBuf,
+    pub disk: Option<PathBuf>,
+    /// UEFI firmware instead of the BIOS.
+    pub uefi: Option<Uefi>,
     /// Where the sockets and the console's log go. The path must be short: a socket's name has at
     /// most 107 bytes.
     pub dir: PathBuf,
+}
+
+/// UEFI firmware, and the file system it finds programs in.
+#[derive(Clone, Debug)]
+pub struct Uefi {
+    /// The firmware's program.
+    pub code: PathBuf,
+    /// Its variables, which it writes to.
+    pub variables: PathBuf,
+    /// A directory that it sees as the EFI system partition, read-only: FAT16 on a disk with an MBR.
+    pub partition: PathBuf,
+    /// Boot from that partition, instead of the kernel directly.
+    pub boots_partition: bool,
 }
 
 /// A processor that TCG emulates. None does everything.
@@ -62,6 +77,12 @@ pub struct Qemu {
 /// - `no_timer_check`: on a busy host, an emulated timer can be late enough for the kernel to conclude
 ///   that its interrupts don't arrive, and to panic.
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 panic=-1 no_timer_check";
+
+/// [`COMMAND_LINE`], for a boot loader's configuration.
+#[must_use]
+pub const fn command_line() -> &'static str {
+    COMMAND_LINE
+}
 
 /// Deadline for QEMU to start and to answer a monitor command.
 const MONITOR: Duration = Duration::from_secs(20);
@@ -131,6 +152,21 @@ impl Qemu {
         self.child.kill().and_then(|()| self.child.wait()).context("killing QEMU").map(drop)
     }
 
+    /// Processor time used so far, on the host: on a busy machine a better measure of work than a clock.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn processor_time(&self) -> Result<Duration> {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let stat = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        // proc_pid_stat(5): the name, in parentheses, may hold anything; utime and stime are the 14th
+        // and 15th field, in hundredths of a second.
+        let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+        let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u64>);
+        let ticks: u64 = ticks.sum::<Result<u64, _>>().context("processor times")?;
+        Ok(Duration::from_millis(ticks * 10))
+    }
+
     /// The directory given at the start, with the logs.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -150,20 +186,26 @@ fn command(hardware: &Hardware) -> Command {
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .args(["-machine", "q35", "-accel", "tcg", "-cpu", hardware.processor.model()])
         .args(["-smp", "1", "-m", &format!("{}M", hardware.memory_mib)])
-        .arg("-kernel")
-        .arg(&hardware.kernel)
-        .arg("-initrd")
-        .arg(&hardware.initramfs)
-        .args(["-append", &format!("{COMMAND_LINE} {}", hardware.command_line)])
         .args(["-chardev", "file,id=console,path=console.log", "-serial", "chardev:console"])
         .args(["-chardev", "socket,id=agent,path=serial", "-serial", "chardev:agent"])
-        .args(["-qmp", "unix:qmp,server=on,wait=off"])
-        .arg("-drive")
+        .args(["-qmp", "unix:qmp,server=on,wait=off"]);
+    let mut drive = |kind: &str, path: &Path| {
         // A comma in a file name is written twice.
-        .arg(format!(
-            "if=virtio,format=raw,file={}",
-            hardware.disk.display().to_string().replace(',', ",,")
-        ));
+        let path = path.display().to_string().replace(',', ",,");
+        command.args(["-drive", &format!("{kind}{path}")]);
+    };
+    if let Some(disk) = &hardware.disk {
+        drive("if=virtio,format=raw,file=", disk);
+    }
+    if let Some(uefi) = &hardware.uefi {
+        drive("if=pflash,unit=0,format=raw,readonly=on,file=", &uefi.code);
+        drive("if=pflash,unit=1,format=raw,file=", &uefi.variables);
+        drive("if=virtio,format=raw,readonly=on,file=fat:", &uefi.partition);
+    }
+    if !hardware.uefi.as_ref().is_some_and(|uefi| uefi.boots_partition) {
+        command.arg("-kernel").arg(&hardware.kernel).arg("-initrd").arg(&hardware.initramfs);
+        command.args(["-append", &format!("{COMMAND_LINE} {}", hardware.command_line)]);
+    }
     command
 }
 

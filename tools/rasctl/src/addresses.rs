@@ -41,7 +41,10 @@ pub(crate) fn run(options: &Translate, as_json: bool, out: &mut dyn Write) -> Re
     }
     match failed {
         0 => Ok(()),
-        failed => Err(Failure::NotDone(format!("{failed} addresses can't be translated"))),
+        failed => {
+            let all = addresses.len();
+            Err(Failure::NotDone(format!("{failed} of {all} addresses can't be translated")))
+        }
     }
 }
 

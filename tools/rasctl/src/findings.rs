@@ -47,7 +47,7 @@ pub(crate) fn report(report: &Report, out: &mut dyn Write) -> Result<(), Failure
     if to_stdout {
         out.write_all(page.as_bytes())?;
     } else {
-        write(output, *force, page.as_bytes()).map_err(|error| {
+        write_file(output, *force, page.as_bytes()).map_err(|error| {
             Failure::NotReached(format!("writing {}: {error}", output.display()))
         })?;
         writeln!(out, "{}", findings.verdict())?;
@@ -55,7 +55,7 @@ pub(crate) fn report(report: &Report, out: &mut dyn Write) -> Result<(), Failure
     verdict(&findings)
 }
 
-fn write(output: &Path, force: bool, page: &[u8]) -> io::Result<()> {
+pub(crate) fn write_file(output: &Path, force: bool, page: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true);
     if force {

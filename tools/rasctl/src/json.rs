@@ -49,13 +49,13 @@ pub fn damage(damage: &Damage, out: &mut Vec<u8>) {
 
 /// Appends the members of `record` to an object that is being written.
 fn members(record: &ErrorRecord, object: &mut Object<'_>) {
-    object.text(name!("source"), record.source.name());
+    object.word(name!("source"), record.source.name());
     match record.time {
         Some(at) => time(at, object.key(name!("time"))),
         None => object.null(name!("time")),
     }
-    object.text(name!("class"), record.class.name());
-    object.text(name!("severity"), record.severity.name());
+    object.word(name!("class"), record.class.name());
+    object.word(name!("severity"), record.severity.name());
     object.text(name!("severity_reason"), &record.severity_reason);
     flags(record.flags, object);
     object.text(name!("summary"), &record.summary);
@@ -75,7 +75,7 @@ fn members(record: &ErrorRecord, object: &mut Object<'_>) {
 pub fn problem(problem: &Problem, out: &mut Vec<u8>) {
     let mut object = Object::begin(out);
     object.number(name!("offset"), problem.offset);
-    object.text(name!("kind"), problem.kind.name());
+    object.word(name!("kind"), problem.kind.name());
     object.text(name!("detail"), &problem.detail);
     object.end();
 }
@@ -108,7 +108,7 @@ fn address(address: &ErrorAddress, out: &mut Vec<u8>) {
     let mut object = Object::begin(out);
     object.hex(name!("addr"), address.addr.0);
     object.number(name!("lsb"), address.lsb.into());
-    object.text(name!("mode"), address.mode.name());
+    object.word(name!("mode"), address.mode.name());
     object.end();
 }
 
@@ -168,7 +168,7 @@ fn raw(raw: &Raw, out: &mut Vec<u8>) {
 /// Registers that only some processors have are left out where they are zero.
 fn mca(registers: &McaRegisters, out: &mut Vec<u8>) {
     let mut object = Object::begin(out);
-    object.text(name!("vendor"), registers.vendor.name());
+    object.word(name!("vendor"), registers.vendor.name());
     object.hex(name!("cpuid"), registers.cpuid.into());
     object.number(name!("bank"), registers.bank.into());
     object.hex(name!("status"), registers.status);

@@ -29,6 +29,8 @@ pub mod report;
 
 pub mod inject;
 
+pub mod exchange;
+
 /// An error and its causes in one line.
 #[must_use]
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {

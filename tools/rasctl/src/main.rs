@@ -17,7 +17,7 @@ mod text;
 use std::io::Write;
 use std::process::ExitCode;
 
-use crate::options::{Command, Global, Health, Inject, Options, Pages};
+use crate::options::{Command, Global, Health, Inject, Options};
 use crate::source::Source;
 
 /// What `rasctl` exits with, beyond success.
@@ -79,23 +79,12 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Completions { shell } => return help::completions(*shell, out),
         Command::Man { command } => return help::man(command, out),
         Command::Schema => return Ok(out.write_all(rasctl::json::SCHEMA.as_bytes())?),
+        Command::Pages(pages) => return pages::run(pages, &options.global, out),
         _ => {}
     }
     let mut source = Source::open(socket, store.as_deref())?;
     match &options.command {
         Command::Status => status::show(&mut source, json, out),
-        Command::Pages(Pages::List) => pages::list(&source.pages()?, json, out),
-        Command::Pages(Pages::Show(page)) => {
-            pages::show(page.pfn(), &source.page(page.pfn())?, json, out)
-        }
-        Command::Pages(Pages::Unretire { page, note }) => {
-            let done = source.daemon()?.unretire(page.pfn(), &note.text)?;
-            if json {
-                return text::json(&done, out);
-            }
-            writeln!(out, "page {} is off the list, by {}", done.page.pfn, done.who)?;
-            Ok(writeln!(out, "note: {}", done.advice)?)
-        }
         Command::Health { change: None } => {
             let health = source.daemon()?.health()?;
             status::health(&health, json, out)
@@ -111,8 +100,9 @@ fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
             }
             Ok(writeln!(out, "the list in {} is accepted as it is", store.dir)?)
         }
-        // Answered above: these ask nobody.
-        Command::Decode(_)
+        // Answered above: these ask nobody, or find their own way to the list.
+        Command::Pages(_)
+        | Command::Decode(_)
         | Command::Analyze(_)
         | Command::Report(_)
         | Command::Formats

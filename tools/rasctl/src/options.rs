@@ -1,14 +1,16 @@
 //! The command line.
 
+mod pages;
 mod usual;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use ras_core::translate::StationId;
-use ras_core::{Pfn, PhysAddr};
 use rasctl::cpu::Cpu;
 use rasctl::format::{self, FORMATS, Format};
+
+pub(crate) use pages::{Export, Import, List, Pages, Sort, Wait};
 
 /// Shows and changes what rasd knows about this machine's memory.
 ///
@@ -40,7 +42,8 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "PATH", default_value = SOCKET)]
     pub(crate) socket: PathBuf,
 
-    /// Read this store instead of asking rasd, which need not run. Nothing is changed in it.
+    /// Use this store instead of asking rasd, which need not run. Only `pages retire`, `unretire`,
+    /// `import` and `repair` change it, and only while rasd does not run.
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) store: Option<PathBuf>,
 
@@ -263,35 +266,9 @@ Exit codes:
 }
 
 #[derive(Subcommand, Debug)]
-pub(crate) enum Pages {
-    /// All of them.
-    List,
-    /// One of them, with its history.
-    Show(Page),
-    /// Take a page off the list, so that it is used again after the next boot.
-    Unretire {
-        #[command(flatten)]
-        page: Page,
-        #[command(flatten)]
-        note: Note,
-    },
-}
-
-#[derive(Subcommand, Debug)]
 pub(crate) enum Health {
     /// Back to green, and no evacuation any more: the memory was repaired.
     Clear(Note),
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Page {
-    /// Page frame number, as `pages list` shows it: `0x…`, or decimal.
-    #[arg(value_name = "PFN", value_parser = number)]
-    number: u64,
-
-    /// The number is a physical address in bytes, not a page frame number.
-    #[arg(long)]
-    phys: bool,
 }
 
 #[derive(Args, Debug)]
@@ -299,12 +276,6 @@ pub(crate) struct Note {
     /// Why; kept for good, together with who you are.
     #[arg(long = "note", value_name = "TEXT")]
     pub(crate) text: String,
-}
-
-impl Page {
-    pub(crate) fn pfn(&self) -> Pfn {
-        if self.phys { PhysAddr(self.number).pfn() } else { Pfn(self.number) }
-    }
 }
 
 /// `0x…`, or decimal.
@@ -324,22 +295,5 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Options::command().debug_assert();
-    }
-
-    #[test]
-    fn pages_are_named_by_frame_or_address() {
-        let page = |args: &[&str]| {
-            let args = [&["rasctl", "pages", "show"], args].concat();
-            match Options::try_parse_from(args).unwrap().command {
-                Command::Pages(Pages::Show(page)) => page.pfn(),
-                other => panic!("{other:?}"),
-            }
-        };
-        assert_eq!(page(&["0x12345"]), Pfn(0x12345));
-        assert_eq!(page(&["17"]), Pfn(17));
-        assert_eq!(page(&["--phys", "0x12345678"]), Pfn(0x12345));
-        for wrong in ["12345g", "0x", "-1", ""] {
-            assert!(Options::try_parse_from(["rasctl", "pages", "show", wrong]).is_err());
-        }
     }
 }

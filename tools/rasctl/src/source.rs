@@ -1,6 +1,6 @@
 //! Where the answers come from: the running daemon, or its store.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use persist_store::{AuditKind, Recovery, State};
@@ -25,10 +25,7 @@ impl Source {
             Some(dir) => persist_store::read(dir)
                 .map(|read| Self::Store(Box::new(read)))
                 .map_err(|error| Failure::NotReached(chain(&error))),
-            None => Client::connect(socket, TIMEOUT).map(Self::Daemon).map_err(|error| {
-                let hint = "is rasd running? `--store DIR` reads its list without it";
-                Failure::NotReached(format!("{}; {hint}", chain(&error)))
-            }),
+            None => connect(socket).map(Self::Daemon),
         }
     }
 
@@ -49,13 +46,63 @@ impl Source {
         }
     }
 
+    /// All entries: those that keep a page out of use, and those that do not for now.
+    pub(crate) fn entries(&mut self) -> Result<Vec<RetiredPage>, Failure> {
+        let mut entries = self.pages()?;
+        let suspended = match self {
+            Self::Store(read) => suspended(&read.0),
+            // rasd's socket has no word for them; its list is there to be read.
+            Self::Daemon(client) => {
+                let dir = PathBuf::from(client.status()?.store.dir);
+                match persist_store::read(&dir) {
+                    Ok((state, _)) => suspended(&state),
+                    Err(error) => {
+                        let error = chain(&error);
+                        eprintln!("rasctl: note: suspended entries are not shown: {error}");
+                        Vec::new()
+                    }
+                }
+            }
+        };
+        entries.extend(suspended);
+        entries.sort_by_key(|page| (page.pfn, page.since));
+        Ok(entries)
+    }
+
     pub(crate) fn page(&mut self, pfn: Pfn) -> Result<PageDetail, Failure> {
         match self {
             Self::Daemon(client) => Ok(client.page(pfn)?),
-            Self::Store(read) => stored_page(&read.0, pfn)
-                .ok_or_else(|| Failure::NotDone(format!("page {pfn} is not on the list"))),
+            Self::Store(read) => {
+                stored_page(&read.0, pfn).ok_or_else(|| Failure::NotDone(unknown(pfn)))
+            }
         }
     }
+}
+
+/// The daemon, or what to do where it does not run.
+pub(crate) fn connect(socket: &Path) -> Result<Client, Failure> {
+    Client::connect(socket, TIMEOUT).map_err(|error| {
+        let hint = "is rasd running? Start it (systemctl start rasd), or name the directory of its \
+                    list: --store DIR, by default /var/lib/rasd";
+        Failure::NotReached(format!("{}; {hint}", chain(&error)))
+    })
+}
+
+/// Where the list is: as asked for, or by the daemon's word.
+pub(crate) fn directory(socket: &Path, store: Option<&Path>) -> Result<PathBuf, Failure> {
+    match store {
+        Some(dir) => Ok(dir.to_owned()),
+        None => Ok(connect(socket)?.status()?.store.dir.into()),
+    }
+}
+
+/// What is said of a page that is nowhere.
+pub(crate) fn unknown(pfn: Pfn) -> String {
+    format!("page {} (pfn:{pfn}) is not on the list", pfn.addr())
+}
+
+fn suspended(state: &State) -> Vec<RetiredPage> {
+    state.suspended.values().map(|suspended| suspended.page.clone()).collect()
 }
 
 fn stored_page(state: &State, pfn: Pfn) -> Option<PageDetail> {

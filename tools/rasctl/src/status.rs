@@ -5,7 +5,7 @@ use std::io::Write;
 
 use persist_store::{Recovery, State};
 use ras_core::Evacuation;
-use rasd_api::{HealthStatus, PageCounts, Status};
+use rasd_api::{Gap, HealthStatus, PageCounts, Status};
 use serde::Serialize;
 
 use crate::Failure;
@@ -56,12 +56,8 @@ fn daemon(status: &Status, out: &mut dyn Write) -> Result<(), Failure> {
     health(&status.health, false, out)?;
     writeln!(out, "engine      {}: {}", engine.name, engine.notes)?;
     writeln!(out, "pages       {}", page_counts(*pages))?;
-    if gap.pages > 0 {
-        writeln!(
-            out,
-            "gap         {} of them had been usable for up to {} s of this boot",
-            gap.pages, gap.seconds
-        )?;
+    for line in gap_lines(gap) {
+        writeln!(out, "gap         {line}")?;
     }
     writeln!(out, "store       {}", store.dir)?;
     for line in store.recovery.iter().chain(&store.damage) {
@@ -72,6 +68,10 @@ fn daemon(status: &Status, out: &mut dyn Write) -> Result<(), Failure> {
     }
     if let Some(error) = &store.failing {
         writeln!(out, "            FAILING, {} entries wait: {error}", store.unsaved)?;
+    }
+    if !status.boot.state.is_empty() {
+        let failing = if status.boot.state == "failing" { "FAILING, " } else { "" };
+        writeln!(out, "next boot   {failing}{}: {}", status.boot.state, status.boot.detail)?;
     }
     for source in &status.sources {
         writeln!(out, "source      {}: {} {}", source.name, source.state, source.detail)?;
@@ -105,6 +105,30 @@ fn daemon(status: &Status, out: &mut dyn Write) -> Result<(), Failure> {
         "errors      {} of the store, {} of the engine",
         counts.store_errors, counts.engine_errors
     )?)
+}
+
+/// What the start had to do about the stored pages; nothing where there was nothing.
+fn gap_lines(gap: &Gap) -> Vec<String> {
+    let mut lines = Vec::new();
+    if gap.excluded > 0 {
+        lines.push(format!("{} were excluded before the kernel started", gap.excluded));
+    }
+    if gap.pages > 0 {
+        lines.push(format!(
+            "{} had been usable for up to {} s of this boot; offlined in {} ms, {} a second",
+            gap.pages,
+            gap.seconds,
+            gap.offlining_ms,
+            gap.pages_per_second()
+        ));
+    }
+    if gap.absent > 0 {
+        lines.push(format!("{} lie where this machine has no memory", gap.absent));
+    }
+    if gap.in_use > 0 {
+        lines.push(format!("{} ARE IN USE: the kernel did not give them up", gap.in_use));
+    }
+    lines
 }
 
 /// What can be said without the daemon.
@@ -153,7 +177,7 @@ fn store(
     Err(Failure::NotDone("the store is damaged; the next start of rasd mends what it can".into()))
 }
 
-fn page_counts(counts: PageCounts) -> String {
+pub(crate) fn page_counts(counts: PageCounts) -> String {
     let PageCounts { pending, retired, failed, probation, expired, stale } = counts;
     let mut text = format!("{retired} retired, {pending} pending, {failed} failed");
     for (count, state) in [(probation, "on probation"), (expired, "expired"), (stale, "stale")] {

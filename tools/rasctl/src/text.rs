@@ -2,18 +2,31 @@
 
 use std::io::Write;
 
+use anstyle::Style;
 use serde::Serialize;
 
 use crate::Failure;
 
+/// The colour of a cell.
+type Paint = fn(&str) -> Style;
+
 /// Columns as wide as they have to be; the last one as wide as it is.
 pub(crate) struct Table<const N: usize> {
     rows: Vec<[String; N]>,
+    /// A column, and the colour of each of its cells.
+    paint: Option<(usize, Paint)>,
 }
 
 impl<const N: usize> Table<N> {
     pub(crate) fn new(heads: [&str; N]) -> Self {
-        Self { rows: vec![heads.map(str::to_owned)] }
+        Self { rows: vec![heads.map(str::to_owned)], paint: None }
+    }
+
+    /// Gives the cells of a column colours, where output is to have any.
+    pub(crate) fn paint(&mut self, column: usize, style: Paint) {
+        if anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never {
+            self.paint = Some((column, style));
+        }
     }
 
     pub(crate) fn row(&mut self, cells: [String; N]) {
@@ -27,8 +40,10 @@ impl<const N: usize> Table<N> {
         let widths: Vec<usize> = (0..N).map(width).collect();
         for row in &self.rows {
             let mut line = String::new();
-            for (cell, width) in row.iter().zip(&widths) {
-                line += &format!("{cell:width$}  ");
+            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                let paint = self.paint.filter(|(painted, _)| *painted == column);
+                let style = paint.map_or(Style::new(), |(_, style)| style(cell));
+                line += &format!("{style}{cell:width$}{style:#}  ");
             }
             writeln!(out, "{}", line.trim_end())?;
         }

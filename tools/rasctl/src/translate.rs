@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
+use ras_core::translate::amd::Station;
 use ras_core::translate::{self, NormalizedAddr, Snapshot, StationId, TranslateError};
 use ras_core::{Details as _, ErrorRecord};
 
@@ -29,10 +30,10 @@ pub enum SnapshotError {
     #[error("it is longer than {SIZE_MAX} bytes")]
     TooLong,
     /// It is no JSON, or has other members.
-    #[error("as JSON, it begins with {{")]
+    #[error("as JSON (it begins with {{)")]
     Json(#[source] serde_json::Error),
     /// It is no TOML, or has other members.
-    #[error("as TOML, it does not begin with {{")]
+    #[error("as TOML (it does not begin with {{)")]
     Toml(#[source] toml::de::Error),
     /// There is nothing in it to translate by.
     #[error("it has no stations")]
@@ -73,8 +74,7 @@ pub fn parse(text: &str) -> Result<Snapshot, SnapshotError> {
     } else {
         toml::from_str(text).map_err(SnapshotError::Toml)?
     };
-    let mut ids: Vec<StationId> =
-        snapshot.stations.iter().map(ras_core::translate::amd::Station::id).collect();
+    let mut ids: Vec<StationId> = snapshot.stations.iter().map(Station::id).collect();
     if ids.is_empty() {
         return Err(SnapshotError::Empty);
     }
@@ -155,14 +155,8 @@ impl<S: Sink> Sink for Translating<S> {
     fn finish(&mut self) -> io::Result<()> {
         if self.snapshot.is_some() {
             let Self { translated, failed, .. } = self;
-            let note = match (translated, failed) {
-                (0, 0) => "no record has an address to translate".into(),
-                (translated, 0) => format!("{translated} addresses were translated"),
-                (translated, failed) => format!(
-                    "{translated} addresses were translated, {failed} were not: `not_translated` \
-                     in their details says why"
-                ),
-            };
+            let why = if *failed > 0 { "; `not_translated` in their details says why" } else { "" };
+            let note = format!("addresses translated: {translated}, not translated: {failed}{why}");
             self.sink.note("--translate", &note)?;
         }
         self.sink.finish()

@@ -25,6 +25,8 @@ pub struct Config {
     pub offline: Offline,
     pub guests: Guests,
     pub cluster: Cluster,
+    pub boot: Boot,
+    pub metrics: Metrics,
 }
 
 /// Where the kernel's file systems are mounted; elsewhere in tests and containers.
@@ -77,6 +79,25 @@ pub struct Guests {
     pub scan_ms: u64,
     pub retire_ms: u64,
     pub migrate_s: u64,
+}
+
+/// The list that firmware reads at the next boot.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "each key is documented in rasd.toml")]
+pub struct Boot {
+    pub list: Switch,
+    pub settle_s: u64,
+    pub pause_s: u64,
+    pub esp: Option<PathBuf>,
+}
+
+/// Figures for monitoring.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "each key is documented in rasd.toml")]
+pub struct Metrics {
+    pub file: Option<PathBuf>,
 }
 
 /// Who moves guests.
@@ -178,6 +199,8 @@ impl Default for Config {
             offline: Offline::default(),
             guests: Guests::default(),
             cluster: Cluster::default(),
+            boot: Boot::default(),
+            metrics: Metrics::default(),
         }
     }
 }
@@ -199,6 +222,12 @@ impl Default for Offline {
     fn default() -> Self {
         const ATTEMPTS: NonZeroU32 = NonZeroU32::new(5).unwrap();
         Self { attempts: ATTEMPTS, backoff_ms: 100 }
+    }
+}
+
+impl Default for Boot {
+    fn default() -> Self {
+        Self { list: Switch::Auto, settle_s: 30, pause_s: 600, esp: None }
     }
 }
 

@@ -1,23 +1,26 @@
 //! The control socket: answers `rasctl` in the protocol of `rasd_api`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, ErrorKind as IoErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::{Uid, User};
 use persist_store::StoreError;
-use ras_core::{Evacuation, Health, NodeState, Pfn, RetireState};
-use rasd_api::message::{NOTE_MAX, PAGES_MAX, REQUEST_MAX};
-use rasd_api::{ErrorKind, Failure, PageList, Request, Response, Unretired};
+use persist_store::exclusion::PFN_BITS;
+use ras_core::{Evacuation, Health, NodeState, Pfn, PfnRange, RetireState, RetiredPage};
+use rasd_api::message::{NOTE_MAX, ORDER_MAX, PAGES_MAX, REQUEST_MAX};
+use rasd_api::{ErrorKind, Failure, Ordered, PageList, Request, Response, Unretired};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::guests::chain;
+use crate::ledger::Ledger;
 use crate::shared::Handle;
 use crate::source::wall_clock;
 
@@ -149,10 +152,83 @@ fn answer(request: Request, who: &str, shared: &Handle) -> Result<Value, Failure
             let detail = shared.ledger().page_detail(pfn);
             value(&detail.ok_or_else(|| unknown(pfn))?)
         }
+        Request::Retire { pages, note } => retire(&pages, &note, who, shared),
+        Request::Import { pages, note } => import(pages, &note, who, shared),
         Request::Unretire { pfn, note } => unretire(pfn, &note, who, shared),
         Request::AcceptDamage { note } => accept_damage(&note, who, shared),
         Request::ClearHealth { note } => clear_health(&note, who, shared),
     }
+}
+
+fn retire(ranges: &[PfnRange], note: &str, who: &str, shared: &Handle) -> Result<Value, Failure> {
+    let note = check_note(note)?;
+    let count = ranges.iter().fold(0_u64, |sum, range| sum.saturating_add(range.count));
+    check_order(count, ranges.iter().map(|range| range.start.0.saturating_add(range.count)))?;
+    let now = wall_clock();
+    let ledger = shared.ledger();
+    let mut pages: BTreeMap<Pfn, RetiredPage> = BTreeMap::new();
+    let mut known = BTreeSet::new();
+    for pfn in ranges.iter().flat_map(|range| range.iter()) {
+        let Some(page) = ras_core::order::retire(ledger.page(pfn), pfn, now, who, note) else {
+            known.insert(pfn);
+            continue;
+        };
+        pages.insert(pfn, page);
+    }
+    order(ledger, pages, known, who, note, shared)
+}
+
+fn import(
+    imported: Vec<RetiredPage>,
+    note: &str,
+    who: &str,
+    shared: &Handle,
+) -> Result<Value, Failure> {
+    let note = check_note(note)?;
+    check_order(imported.len() as u64, imported.iter().map(|page| page.pfn.0.saturating_add(1)))?;
+    let ledger = shared.ledger();
+    let mut pages: BTreeMap<Pfn, RetiredPage> = BTreeMap::new();
+    let mut known = BTreeSet::new();
+    for page in imported {
+        if ledger.page(page.pfn).is_some() {
+            known.insert(page.pfn);
+            continue;
+        }
+        // `updated` stays: it tells a restart that nothing was lost on this boot.
+        pages.insert(page.pfn, ras_core::order::import(page, who, note));
+    }
+    order(ledger, pages, known, who, note, shared)
+}
+
+/// Makes the order durable and wakes the walk.
+fn order(
+    mut ledger: MutexGuard<'_, Ledger>,
+    pages: BTreeMap<Pfn, RetiredPage>,
+    known: BTreeSet<Pfn>,
+    who: &str,
+    note: &str,
+    shared: &Handle,
+) -> Result<Value, Failure> {
+    let ordered: Vec<Pfn> = pages.keys().copied().collect();
+    if !ordered.is_empty() {
+        ledger.order(pages.into_values().collect()).map_err(|error| store(&error))?;
+    }
+    drop(ledger);
+    shared.queue.nudge();
+    tracing::warn!(pages = ordered.len(), known = known.len(), who, note, "pages ordered retired");
+    value(&Ordered { ordered, known: known.into_iter().collect(), who: who.into() })
+}
+
+/// `ends` are the frames behind each range.
+fn check_order(count: u64, mut ends: impl Iterator<Item = u64>) -> Result<(), Failure> {
+    if count == 0 || count > ORDER_MAX {
+        let wants = format!("an order is 1 to {ORDER_MAX} pages, not {count}");
+        return Err(failure(ErrorKind::BadRequest, &wants));
+    }
+    if ends.any(|end| end > 1 << PFN_BITS) {
+        return Err(failure(ErrorKind::BadRequest, "no machine has memory at such an address"));
+    }
+    Ok(())
 }
 
 fn unretire(pfn: Pfn, note: &str, who: &str, shared: &Handle) -> Result<Value, Failure> {
@@ -220,7 +296,7 @@ fn value(answer: &impl Serialize) -> Result<Value, Failure> {
 }
 
 fn unknown(pfn: Pfn) -> Failure {
-    failure(ErrorKind::NotFound, &format!("page {pfn} is not on the list"))
+    failure(ErrorKind::NotFound, &format!("page {} (pfn:{pfn}) is not on the list", pfn.addr()))
 }
 
 fn store(error: &StoreError) -> Failure {

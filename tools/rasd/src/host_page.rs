@@ -23,8 +23,10 @@
 //! that goes with it tells: see [`HostPages::left_in_use`].
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -54,16 +56,34 @@ pub trait Kernel: Send {
     fn word(&self, path: &Path, index: u64) -> io::Result<u64>;
 }
 
-/// The kernel we run on.
-#[derive(Clone, Copy, Debug)]
-pub struct ThisKernel;
+/// The kernel we run on. Files that are asked for page after page stay open: opening one takes longer
+/// than most answers.
+#[derive(Debug, Default)]
+pub struct ThisKernel {
+    open: Mutex<BTreeMap<PathBuf, File>>,
+}
+
+impl ThisKernel {
+    fn with<T>(
+        &self,
+        path: &Path,
+        options: &std::fs::OpenOptions,
+        ask: impl FnOnce(&File) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if !open.contains_key(path) {
+            open.insert(path.to_owned(), options.open(path)?);
+        }
+        ask(&open[path])
+    }
+}
 
 impl Kernel for ThisKernel {
     fn write(&self, path: &Path, text: &str) -> io::Result<()> {
         use io::Write;
         // Appending makes no difference in sysfs; on a regular file, as in tests, it keeps a record.
         // One write(2): sysfs takes each as a request of its own.
-        std::fs::OpenOptions::new().append(true).open(path)?.write_all(text.as_bytes())
+        self.with(path, File::options().append(true), |mut file| file.write_all(text.as_bytes()))
     }
 
     fn read(&self, path: &Path) -> io::Result<String> {
@@ -74,7 +94,7 @@ impl Kernel for ThisKernel {
         use std::os::unix::fs::FileExt;
         let mut word = [0; 8];
         let offset = index.checked_mul(8).ok_or(io::ErrorKind::UnexpectedEof)?;
-        std::fs::File::open(path)?.read_exact_at(&mut word, offset)?;
+        self.with(path, File::options().read(true), |file| file.read_exact_at(&mut word, offset))?;
         Ok(u64::from_ne_bytes(word))
     }
 }
@@ -101,6 +121,21 @@ pub struct Offlined {
     pub outcome: HostOutcome,
     /// How often the kernel was asked.
     pub attempts: u32,
+}
+
+/// How far [`HostPages::offline_telling`] is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// Pages in all.
+    pub pages: usize,
+    /// Questions asked; a busy page is asked about again.
+    pub asked: usize,
+    /// Pages with a final answer.
+    pub settled: usize,
+    /// Those of them that were taken out of use just now.
+    pub offlined: usize,
+    /// How long nothing will be heard, where busy pages get time to become free.
+    pub wait: Duration,
 }
 
 /// One answer of the kernel.
@@ -143,13 +178,28 @@ impl HostPages {
     /// longer than one. The results are in the order of `pages`.
     #[must_use]
     pub fn offline_all(&self, pages: &[(Pfn, OfflineMode)]) -> Vec<Offlined> {
+        self.offline_telling(pages, &mut |_| {})
+    }
+
+    /// The same; `tell` hears of each answer and before each wait. A shutdown ends it early: pages that
+    /// were not asked about by then have no attempts.
+    #[must_use]
+    pub fn offline_telling(
+        &self,
+        pages: &[(Pfn, OfflineMode)],
+        tell: &mut dyn FnMut(Progress),
+    ) -> Vec<Offlined> {
         let limit = self.limits.attempts.get();
         let mut results: Vec<Offlined> =
             vec![Offlined { outcome: HostOutcome::Busy { attempts: 0 }, attempts: 0 }; pages.len()];
         let mut open: Vec<usize> = (0..pages.len()).collect();
         let mut wait = Duration::from_millis(self.limits.backoff_ms);
+        let mut progress = Progress { pages: pages.len(), ..Progress::default() };
         for attempts in 1..=limit {
             open.retain(|&index| {
+                if progress.asked > 0 && self.stop.is_set() {
+                    return true;
+                }
                 let (pfn, how) = pages[index];
                 let outcome = match self.ask(pfn, how) {
                     Answer::Final(HostOutcome::AlreadyOffline) if attempts > 1 => None,
@@ -162,11 +212,19 @@ impl HostPages {
                     Answer::TryAgain => None,
                 };
                 let again = outcome.is_none();
+                progress.asked += 1;
+                progress.settled += usize::from(!again);
+                progress.offlined += usize::from(outcome == Some(HostOutcome::Offlined));
                 let outcome = outcome.unwrap_or(HostOutcome::Busy { attempts });
                 results[index] = Offlined { outcome, attempts };
+                tell(progress);
                 again
             });
-            if open.is_empty() || attempts == limit || self.stop.wait(wait) {
+            if open.is_empty() || attempts == limit {
+                break;
+            }
+            tell(Progress { wait, ..progress });
+            if self.stop.wait(wait) {
                 break;
             }
             wait *= 2;
@@ -218,6 +276,14 @@ impl HostPages {
     fn is_marked(&self, pfn: Pfn) -> bool {
         const KPF_HWPOISON: u64 = 1 << 19;
         self.kernel.word(&self.page_flags, pfn.0).is_ok_and(|flags| flags & KPF_HWPOISON != 0)
+    }
+
+    /// Whether the kernel keeps the page for good and hands it to nobody: `KPF_RESERVED`, Linux
+    /// `include/linux/kernel-page-flags.h`. False where it can't be known.
+    #[must_use]
+    pub fn is_reserved(&self, pfn: Pfn) -> bool {
+        const KPF_RESERVED: u64 = 1 << 32;
+        self.kernel.word(&self.page_flags, pfn.0).is_ok_and(|flags| flags & KPF_RESERVED != 0)
     }
 
     fn soft_is_switched_off(&self) -> bool {
@@ -363,7 +429,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let mut config = quick();
         config.paths.sysfs = root.path().to_owned();
-        let pages = HostPages::new(&config, Box::new(ThisKernel), Stop::default());
+        let pages = HostPages::new(&config, Box::new(ThisKernel::default()), Stop::default());
         assert!(matches!(
             pages.offline(Pfn(0x1234), OfflineMode::Soft).outcome,
             HostOutcome::Unsupported { .. }
@@ -393,8 +459,21 @@ mod tests {
         assert!(results.iter().all(|result| result.outcome == HostOutcome::Offlined));
         assert_eq!(results[0].attempts, 3, "two rounds were refused");
         assert!(started.elapsed() < Duration::from_secs(2), "50 waits of 60 ms would be 3 s");
+        let mut heard = Vec::new();
+        kernel.answers.lock().unwrap().push_back(Errno::EBUSY);
+        let _ = pages.offline_telling(&many[..2], &mut |progress| heard.push(progress));
+        let heard: Vec<_> =
+            heard.iter().map(|p| (p.asked, p.offlined, p.wait.as_millis())).collect();
+        assert_eq!(heard, [(1, 0, 0), (2, 1, 0), (2, 1, 20), (3, 2, 0)]);
+
         kernel.answers.lock().unwrap().extend([Errno::EBUSY; 100]);
         stop.set();
+        let results = pages.offline_all(&many);
+        assert_eq!(
+            (results[0].attempts, results[1].attempts),
+            (1, 0),
+            "the rest is not asked about"
+        );
         assert_eq!(
             pages.offline(Pfn(1), OfflineMode::Soft).outcome,
             HostOutcome::Busy { attempts: 1 }

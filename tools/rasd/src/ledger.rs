@@ -3,14 +3,16 @@
 //! The store may fail while the machine runs (a full disk, a dying one). Protection goes on then: what
 //! could not be stored is kept here, shown as such, and stored as soon as that works again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
-use persist_store::{AuditKind, Entry, State, Store, StoreError};
+use persist_store::{
+    AuditKind, Change, Entry, Present, State, Store, StoreError, Suspended, reconcile,
+};
 use ras_core::{
-    Diagnosis, ErrorRecord, Evacuation, Health, NodeState, Pfn, Policy, RetireState, RetiredPage,
-    Timestamp, Verdict, analyze,
+    Diagnosis, ErrorRecord, Evacuation, Health, MachineMap, NodeState, Pfn, Policy, RetireState,
+    RetiredPage, Timestamp, Verdict, analyze,
 };
 use rasd_api::{PageCounts, PageDetail, StoreStatus, Unretirement};
 
@@ -32,6 +34,10 @@ pub struct Ledger {
     recovery: Vec<String>,
     unsaved: Unsaved,
     failing: Option<String>,
+    changes: u64,
+    /// Pages a person put on the list that have not walked yet: `Pending` on disk, so that a restart
+    /// takes them up.
+    ordered: VecDeque<Pfn>,
 }
 
 /// What the store did not take yet. Newer than what it holds.
@@ -51,12 +57,7 @@ impl Ledger {
         let (store, recovery) = Store::open(dir)?;
         let recovery = if recovery.is_clean() { vec![] } else { vec![recovery.to_string()] };
         let state = store.state();
-        let mut diagnosis = Diagnosis::restore(policy, state.pages.values(), state.observed.iter());
-        for page in state.suspended.values().map(|suspended| &suspended.page) {
-            if page.state == RetireState::Probation {
-                diagnosis.mark_probation(page.pfn);
-            }
-        }
+        let diagnosis = diagnose(policy, state);
         Ok(Self {
             dir: dir.to_owned(),
             policy: policy.clone(),
@@ -66,7 +67,39 @@ impl Ledger {
             recovery,
             unsaved: Unsaved::default(),
             failing: None,
+            changes: 0,
+            ordered: VecDeque::new(),
         })
+    }
+
+    /// Holds the list beside the machine as it is: entries of modules that went, came back or moved, and
+    /// of another map of memory, change what they are worth. Each change is durable, audited and logged.
+    ///
+    /// # Errors
+    /// The store did not take it; the list is as it was, and no page too few is kept out of use.
+    pub fn reconcile(&mut self, map: &MachineMap, now: Timestamp) -> Result<(), StoreError> {
+        let present = Present { map, translate: None, repairs: &[] };
+        let entries = reconcile(self.state(), &present, now);
+        if entries.is_empty() {
+            return Ok(());
+        }
+        self.append(&entries)?;
+        self.changes += 1;
+        for entry in &entries {
+            if let Entry::Changed(Change { pfn, since, kind, logged: true, who, note, .. }) = entry
+            {
+                let since = since.secs();
+                tracing::warn!(%pfn, since, ?kind, rule = who, note, "the list follows the machine");
+            }
+        }
+        self.diagnosis = diagnose(&self.policy, self.state());
+        Ok(())
+    }
+
+    /// Grows whenever a page came, went or changed.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Joins a record to what is known; see [`ras_core::analyze`]. A corrected error that only counts
@@ -92,6 +125,7 @@ impl Ledger {
     ///
     /// Returns whether it is durable. If not, it is remembered here and tried again.
     pub fn remember(&mut self, node: Option<NodeState>, pages: Vec<RetiredPage>) -> bool {
+        self.changes += u64::from(!pages.is_empty());
         self.unsaved.node = node.or(self.unsaved.node.take());
         self.unsaved.pages.extend(pages.into_iter().map(|page| (page.pfn, page)));
         self.flush()
@@ -141,6 +175,30 @@ impl Ledger {
         self.append(&[Entry::DamageAccepted { time, who, note }])
     }
 
+    /// Puts pages on the list that nobody's errors condemned, durably, and in line for the walk.
+    ///
+    /// # Errors
+    /// The store did not take them: none is on the list.
+    pub fn order(&mut self, pages: Vec<RetiredPage>) -> Result<(), StoreError> {
+        let entries: Vec<Entry> = pages.iter().cloned().map(Entry::Page).collect();
+        self.append(&entries)?;
+        self.changes += 1;
+        for page in pages {
+            self.unsaved.pages.remove(&page.pfn);
+            self.diagnosis.mark_retired(page.pfn);
+            self.ordered.push_back(page.pfn);
+        }
+        Ok(())
+    }
+
+    /// The next at most `count` ordered pages, out of line.
+    pub fn take_ordered(&mut self, count: usize) -> Vec<RetiredPage> {
+        let next: Vec<Pfn> = self.ordered.drain(..count.min(self.ordered.len())).collect();
+        // A page that a person gave back meanwhile, or whose own error made it walk, is done with.
+        let pending = |page: &&RetiredPage| page.state == RetireState::Pending;
+        next.into_iter().filter_map(|pfn| self.page(pfn).filter(pending).cloned()).collect()
+    }
+
     /// Takes a page off the list for good.
     ///
     /// # Errors
@@ -153,6 +211,7 @@ impl Ledger {
         note: String,
     ) -> Result<(), StoreError> {
         self.append(&[Entry::Unretired { pfn, time, who, note }])?;
+        self.changes += 1;
         self.unsaved.pages.remove(&pfn);
         self.diagnosis.mark_unretired(pfn);
         Ok(())
@@ -182,11 +241,15 @@ impl Ledger {
         let mut counts = PageCounts::default();
         let waiting = &self.unsaved.pages;
         let stored = self.state().pages.values().filter(|page| !waiting.contains_key(&page.pfn));
-        let suspended = self.state().suspended.values().map(|suspended| &suspended.page);
-        for page in stored.chain(waiting.values()).chain(suspended) {
+        for page in stored.chain(waiting.values()).chain(self.suspended()) {
             counts.add(page.state);
         }
         counts
+    }
+
+    /// Entries that keep no page out of use.
+    pub fn suspended(&self) -> impl Iterator<Item = &RetiredPage> {
+        self.state().suspended.values().map(|Suspended { page, .. }| page)
     }
 
     /// A page with its history; `None` if it has none.
@@ -261,4 +324,15 @@ impl Ledger {
         self.store = Some(store);
         result
     }
+}
+
+/// The diagnosis' engines as the list left them.
+fn diagnose(policy: &Policy, state: &State) -> Diagnosis {
+    let mut diagnosis = Diagnosis::restore(policy, state.pages.values(), state.observed.iter());
+    for page in state.suspended.values().map(|suspended| &suspended.page) {
+        if page.state == RetireState::Probation {
+            diagnosis.mark_probation(page.pfn);
+        }
+    }
+    diagnosis
 }

@@ -7,11 +7,15 @@
 pub mod pipeline;
 pub mod restart;
 
+mod order;
+
+pub mod boot_list;
 pub mod decode;
 pub mod evacuate;
 pub mod guests;
 pub mod host_page;
 pub mod ledger;
+pub mod machine;
 pub mod outcome;
 
 pub mod source;
@@ -19,6 +23,8 @@ pub mod source;
 pub mod cluster;
 pub mod config;
 pub mod control;
+pub mod metrics;
+pub mod service;
 pub mod shared;
 pub mod stop;
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
+use rasd::boot_list::BootLists;
 use rasd::cluster;
 use rasd::config::{Config, DEFAULT_FILE, Switch};
 use rasd::control::Control;
@@ -19,10 +20,13 @@ use rasd::guests::Guests;
 use rasd::host_page::{HostPages, ThisKernel};
 use rasd::kill_point::KillPoint;
 use rasd::ledger::Ledger;
+use rasd::machine::Machine;
+use rasd::metrics::Metrics;
 use rasd::pipeline::Pipeline;
+use rasd::service;
 use rasd::shared::{Handle, Shared};
 use rasd::source::tracefs::{self, Tracefs};
-use rasd::source::{Queue, replay};
+use rasd::source::{Queue, replay, wall_clock};
 use rasd::stop::Stop;
 use rasd::timings::Timings;
 
@@ -89,9 +93,15 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let engine_status = cluster::describe(engine.as_ref());
     tracing::info!(engine = engine_status.name, notes = engine_status.notes, "cluster engine");
 
-    let ledger = Ledger::open(&config.store, &config.policy).context("opening the store")?;
+    let machine = Machine::read(&config.paths);
+    machine.log();
+    let mut ledger = Ledger::open(&config.store, &config.policy).context("opening the store")?;
     for line in ledger.store_status().recovery {
         tracing::warn!("store: {line}");
+    }
+    if let Err(error) = ledger.reconcile(&machine.map, wall_clock()) {
+        let error = format!("{:#}", anyhow::Error::from(error));
+        tracing::error!(error, "the list was not held beside the machine");
     }
     let shared = Shared::new(ledger, Queue::new(config.sources.queue), engine_status);
     let _control = Control::bind(&config.control, &shared)
@@ -104,7 +114,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let guests = Guests::new(&config);
     let retry = Duration::from_secs(config.cluster.retry_s);
     let mut pipeline = Pipeline {
-        host: HostPages::new(&config, Box::new(ThisKernel), stop.clone()),
+        host: HostPages::new(&config, Box::new(ThisKernel::default()), stop.clone()),
         evacuations: Evacuations::new(engine, shared.clone(), guests.clone(), kill, retry),
         guests,
         kill,
@@ -114,14 +124,19 @@ fn run(options: &Options) -> anyhow::Result<()> {
             }
             None => Timings::default(),
         },
+        boot: BootLists::new(&config, machine.map.epoch()),
+        metrics: Metrics::new(config.metrics.file.clone()),
+        machine,
         shared,
     };
-    let unfinished = pipeline.offline_again();
-    notify(&[sd_notify::NotifyState::Ready]);
-    tracing::info!("ready");
-    pipeline.finish(unfinished);
-    pipeline.run();
-    notify(&[sd_notify::NotifyState::Stopping]);
+    if let Some(unfinished) = pipeline.offline_again() {
+        pipeline.metrics.update(|| pipeline.shared.status());
+        service::ready(&pipeline.shared.ready_line());
+        tracing::info!("ready");
+        pipeline.finish(unfinished);
+        pipeline.run();
+    }
+    service::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopped");
     Ok(())
 }
@@ -207,10 +222,4 @@ fn stop_on_signal(signals: SigSet, shared: &Handle, stop: &Stop) -> std::io::Res
             tracing::info!(?signal, dropped, "stopping");
         })
         .map(drop)
-}
-
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "the service manager could not be told");
-    }
 }

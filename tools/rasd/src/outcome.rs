@@ -36,6 +36,12 @@ pub fn was_busy(line: &str) -> bool {
     line.starts_with("host: busy")
 }
 
+/// Whether `line` says that the page was not in the memory map of an earlier boot.
+#[must_use]
+pub fn was_excluded(line: &str) -> bool {
+    line.starts_with("host: excluded")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,6 +59,8 @@ mod tests {
             line,
             "host: busy after 5 attempts; vm1: unplugged 0x200000; vm1: kept 0x1000: not virtio-mem"
         );
+        let excluded = HostOutcome::Excluded { by: "unusable memory".into() };
+        assert!(was_excluded(&describe(&excluded, &[])) && !was_excluded(&line));
         assert!(was_busy(&line) && !was_busy(&describe(&HostOutcome::Offlined, &[])));
     }
 }

@@ -31,12 +31,15 @@ use ras_core::{
 };
 use ras_qmp::ras::RetireCause;
 
+use crate::boot_list::BootLists;
 use crate::decode::{decode, left_in_use};
 use crate::evacuate::Evacuations;
 use crate::guests::Guests;
 use crate::host_page::{HostPages, Offlined};
 use crate::kill_point::{KillPoint, Step};
 use crate::ledger::Ledger;
+use crate::machine::Machine;
+use crate::metrics::Metrics;
 use crate::outcome;
 use crate::shared::Handle;
 use crate::source::{Popped, Report, wall_clock};
@@ -59,6 +62,12 @@ pub struct Pipeline {
     pub kill: KillPoint,
     /// How long each step took; on request.
     pub timings: Timings,
+    /// Figures for monitoring; on request.
+    pub metrics: Metrics,
+    /// The list for the next boot.
+    pub boot: BootLists,
+    /// The machine as it was at the start.
+    pub machine: Machine,
 }
 
 impl Pipeline {
@@ -71,12 +80,14 @@ impl Pipeline {
                 Popped::Idle => {}
                 Popped::Closed => break,
             }
+            self.walk_ordered();
             if looked.elapsed() >= TICK {
                 self.look_after_leftovers();
                 looked = Instant::now();
             }
         }
         self.shared.ledger().flush();
+        self.boot.finish(&self.shared);
     }
 
     /// The walk of one report. It may hold several records, or none.
@@ -178,6 +189,7 @@ impl Pipeline {
     fn remember(&self, fault: &Fault, actions: &[Action]) {
         let mut node = None;
         let mut pages = Vec::new();
+        let epoch = self.machine.map.epoch();
         for action in actions {
             match action {
                 Action::RetirePages { pages: range, reason, .. } => {
@@ -191,8 +203,8 @@ impl Pipeline {
                         updated: wall_clock(),
                         attempts: 0,
                         location: fault.location.clone(),
-                        dimm: None,
-                        epoch: None,
+                        dimm: self.machine.map.dimm_at(&fault.location).cloned(),
+                        epoch,
                         diagnosis: fault.reason.clone(),
                         outcome: String::new(),
                     }));
@@ -339,5 +351,7 @@ impl Pipeline {
             self.shared.count(|counts| counts.store_errors += 1);
         }
         self.evacuations.retry();
+        self.boot.look(&self.shared);
+        self.metrics.update(|| self.shared.status());
     }
 }

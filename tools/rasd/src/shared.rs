@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ras_core::{Evacuation, Timestamp};
-use rasd_api::{Counts, EngineStatus, Gap, HealthStatus, SourceStatus, Status};
+use rasd_api::{BootStatus, Counts, EngineStatus, Gap, HealthStatus, SourceStatus, Status};
 
 use crate::ledger::Ledger;
 use crate::source::{Queue, wall_clock};
@@ -20,6 +20,7 @@ pub struct Shared {
     counts: Mutex<Counts>,
     sources: Mutex<Vec<SourceStatus>>,
     gap: Mutex<Gap>,
+    boot: Mutex<BootStatus>,
     engine: EngineStatus,
     started: Timestamp,
     ready: AtomicBool,
@@ -36,6 +37,7 @@ impl Shared {
             counts: Mutex::default(),
             sources: Mutex::default(),
             gap: Mutex::default(),
+            boot: Mutex::default(),
             engine,
             started: wall_clock(),
             ready: AtomicBool::new(false),
@@ -68,6 +70,24 @@ impl Shared {
     pub fn set_ready(&self, gap: Gap) {
         *lock(&self.gap) = gap;
         self.ready.store(true, Ordering::Release);
+    }
+
+    /// Says how firmware's list is doing.
+    pub fn set_boot(&self, state: &str, detail: &str) {
+        *lock(&self.boot) = BootStatus { state: state.into(), detail: detail.into() };
+    }
+
+    /// One line for the service manager once everything is out of use.
+    #[must_use]
+    pub fn ready_line(&self) -> String {
+        let Gap { pages, excluded, in_use, .. } = *lock(&self.gap);
+        let mut line = format!(
+            "Watching; {excluded} stored pages were excluded before the boot, {pages} offlined"
+        );
+        if in_use > 0 {
+            line += &format!(", {in_use} ARE IN USE");
+        }
+        line
     }
 
     /// Whether the cluster engine has taken the health as it is now.
@@ -110,6 +130,7 @@ impl Shared {
             health,
             pages,
             gap: *lock(&self.gap),
+            boot: lock(&self.boot).clone(),
             sources: lock(&self.sources).clone(),
             queue: self.queue.status(),
             counts: *lock(&self.counts),

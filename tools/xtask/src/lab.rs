@@ -9,9 +9,10 @@ pub(crate) enum Name {
     Walk,
     Erst,
     Cluster,
+    Uefi,
 }
 
-pub(crate) const ALL: [Name; 3] = [Name::Walk, Name::Erst, Name::Cluster];
+pub(crate) const ALL: [Name; 4] = [Name::Walk, Name::Erst, Name::Cluster, Name::Uefi];
 
 /// Tells one lab's story; an error where this machine can't.
 pub(crate) fn run(name: Name) -> Result<bool> {
@@ -36,6 +37,7 @@ fn requirements(name: Name) -> Result<(), String> {
         Name::Walk => ras_lab::walk::possible(),
         Name::Erst => ras_lab::erst::possible(),
         Name::Cluster => ras_lab::cluster::requirements(),
+        Name::Uefi => ras_lab::uefi::possible(),
     }
 }
 
@@ -44,5 +46,6 @@ fn story(name: Name) -> Result<Summary> {
         Name::Walk => ras_lab::walk::run(),
         Name::Erst => ras_lab::erst::run(),
         Name::Cluster => ras_lab::cluster::run(),
+        Name::Uefi => ras_lab::uefi::run(),
     }
 }

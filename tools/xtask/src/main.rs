@@ -55,7 +55,7 @@ enum Task {
     Lab {
         /// `walk`: a stock kernel in QEMU with injected machine checks. `cluster`: Corosync and
         /// Pacemaker, three nodes, a live migration and a fenced node. `erst`: a list in error records,
-        /// and the kernel's own.
+        /// and the kernel's own. `uefi`: retired pages are gone before a stock kernel runs.
         #[arg(value_enum)]
         name: lab::Name,
     },

@@ -37,22 +37,27 @@ const STATUS: u16 = 1;
 const RIP: u16 = 1 << 1;
 const TSC: u16 = 1 << 2;
 const PROCESSOR: u16 = 1 << 3;
-const KEYS: &[(&[u8], u16)] = &[
-    (b"TSC", TSC),
-    (b"PROCESSOR", PROCESSOR),
-    (b"RIP", RIP),
-    (b"ADDR", 1 << 4),
-    (b"MISC", 1 << 5),
-    (b"PPIN", 1 << 6),
-    (b"SYND", 1 << 7),
-    (b"IPID", 1 << 8),
-    (b"SYND1", 1 << 9),
-    (b"SYND2", 1 << 10),
-    (b"TIME", 1 << 11),
-    (b"SOCKET", 1 << 12),
-    (b"APIC", 1 << 13),
-    (b"microcode", 1 << 14),
-];
+const ADDR: u16 = 1 << 4;
+
+const fn part(key: &[u8]) -> Option<u16> {
+    Some(match key {
+        b"TSC" => TSC,
+        b"PROCESSOR" => PROCESSOR,
+        b"RIP" => RIP,
+        b"ADDR" => ADDR,
+        b"MISC" => 1 << 5,
+        b"PPIN" => 1 << 6,
+        b"SYND" => 1 << 7,
+        b"IPID" => 1 << 8,
+        b"SYND1" => 1 << 9,
+        b"SYND2" => 1 << 10,
+        b"TIME" => 1 << 11,
+        b"SOCKET" => 1 << 12,
+        b"APIC" => 1 << 13,
+        b"microcode" => 1 << 14,
+        _ => return None,
+    })
+}
 
 /// Machine checks that have begun.
 #[derive(Debug, Default)]
@@ -268,10 +273,6 @@ const fn edac_is_none(owner: Owner) -> bool {
     !matches!(owner, Owner::Edac(_))
 }
 
-fn part(key: &[u8]) -> Option<u16> {
-    KEYS.iter().find(|(known, _)| *known == key).map(|(_, part)| *part)
-}
-
 struct Header {
     cpu: u32,
     mcg_status: u64,
@@ -376,15 +377,15 @@ impl Group {
     /// Takes one pair; what follows it.
     fn pair<'a>(&mut self, key: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
         let registers = &mut self.registers;
-        let (to, (bits, rest)) = match key {
-            b"TSC" => (&mut registers.tsc, hex(value)?),
-            b"ADDR" => (&mut registers.addr, hex(value)?),
-            b"MISC" => (&mut registers.misc, hex(value)?),
-            b"PPIN" => (&mut registers.ppin, hex(value)?),
-            b"SYND" => (&mut registers.synd, hex(value)?),
-            b"SYND1" => (&mut registers.synd1, hex(value)?),
-            b"SYND2" => (&mut registers.synd2, hex(value)?),
-            b"IPID" => (&mut registers.ipid, hex(value)?),
+        let to = match key {
+            b"TSC" => &mut registers.tsc,
+            b"ADDR" => &mut registers.addr,
+            b"MISC" => &mut registers.misc,
+            b"PPIN" => &mut registers.ppin,
+            b"SYND" => &mut registers.synd,
+            b"SYND1" => &mut registers.synd1,
+            b"SYND2" => &mut registers.synd2,
+            b"IPID" => &mut registers.ipid,
             b"RIP" => return self.rip(value),
             b"PROCESSOR" => {
                 let (maker, rest) = decimal(value)?;
@@ -418,6 +419,7 @@ impl Group {
             }
             _ => return None,
         };
+        let (bits, rest) = hex(value)?;
         *to = bits;
         Some(rest)
     }
@@ -454,7 +456,7 @@ impl Group {
         }
         for (part, lacking) in [
             (
-                TSC | 1 << 4,
+                TSC | ADDR,
                 "the line with a machine check's address and further registers is missing",
             ),
             (PROCESSOR, "the line that names a machine check's processor is missing"),

@@ -135,7 +135,7 @@ impl KernelLog {
                 text.extend_from_slice(prefix.text);
             }
             let Broken { offset, stamp, caller, .. } = broken;
-            self.whole(&text, offset, stamp, caller, found);
+            self.whole(&mut self.line_of(&text, offset, stamp, caller), found);
             if joined {
                 return;
             }
@@ -160,24 +160,28 @@ impl KernelLog {
             self.broken = Some(Broken { text, offset, stamp, caller: prefix.caller });
             return;
         }
-        self.whole(prefix.text, offset, stamp, prefix.caller, found);
+        self.whole(&mut self.line_of(prefix.text, offset, stamp, prefix.caller), found);
     }
 
-    fn whole(
-        &mut self,
-        text: &[u8],
+    #[inline]
+    const fn line_of<'a>(
+        &self,
+        text: &'a [u8],
         offset: u64,
         stamp: Stamp,
         caller: Option<(u8, u32)>,
-        found: &mut Vec<Found>,
-    ) {
-        let number = self.number;
-        let mut line = Line { text, offset, number, stamp, caller, marked: false };
+    ) -> Line<'a> {
+        Line { text, offset, number: self.number, stamp, caller, marked: false }
+    }
+
+    #[inline]
+    fn whole(&mut self, line: &mut Line<'_>, found: &mut Vec<Found>) {
+        let (text, offset, number) = (line.text, line.offset, line.number);
         let before = found.len();
-        if !self.dispatch(&mut line, found) {
+        if !self.dispatch(line, found) {
             if let Some(inner) = inner(text) {
                 line.text = inner;
-                self.dispatch(&mut line, found);
+                self.dispatch(line, found);
             } else if let Some(record) = traced(text) {
                 // Booted with `tp_printk`, the kernel prints its trace events too.
                 found.push(Found::new(offset, record));
@@ -227,6 +231,7 @@ impl KernelLog {
     }
 
     /// A line marked as a hardware error.
+    #[inline]
     fn marked(&mut self, line: &Line<'_>, found: &mut Vec<Found>) -> bool {
         let text = line.text;
         self.machine_checks.line(text, None, line, &self.options, found)
@@ -243,7 +248,7 @@ impl LineDecoder for KernelLog {
 
     fn finish(&mut self, found: &mut Vec<Found>) {
         if let Some(Broken { text, offset, stamp, caller }) = self.broken.take() {
-            self.whole(&text, offset, stamp, caller, found);
+            self.whole(&mut self.line_of(&text, offset, stamp, caller), found);
         }
         self.machine_checks.finish(found);
         self.amd.finish(found);

@@ -82,10 +82,7 @@ pub(crate) fn parse<'a>(line: &'a [u8], options: &Options) -> Prefix<'a> {
 /// Whether a line begins as most lines about errors do, and as no prefix does.
 #[inline]
 fn is_word(text: &[u8]) -> bool {
-    matches!(
-        text,
-        [b'm', b'c', b'e', b':', ..] | [b'E', b'D', b'A', b'C', ..] | [b'[', b'H', b'a', b'r', ..]
-    )
+    matches!(text.first_chunk(), Some(b"mce:" | b"EDAC" | b"[Har"))
 }
 
 /// Without spaces, carriage returns and colours at its ends.
@@ -142,8 +139,11 @@ fn brackets<'a>(prefix: &mut Prefix<'a>, options: &Options) -> Option<&'a [u8]> 
             Some(rest)
         }
     };
-    // `journalctl -o short-monotonic` puts host and program after it.
-    rest.map(|rest| program(prefix, rest).unwrap_or(rest))
+    // `journalctl -o short-monotonic` puts host and program after it; most have the kernel's words.
+    rest.map(|rest| match rest {
+        [b' ', words @ ..] if is_word(words) => words,
+        _ => program(prefix, rest).unwrap_or(rest),
+    })
 }
 
 /// ` <    0.000010>]`.

@@ -86,7 +86,9 @@ pub(super) struct Rasdaemon {
 #[derive(Debug)]
 struct Open {
     event: &'static Event,
+    /// Its lines; what is before `body` is its name and its date.
     text: String,
+    body: usize,
     time: Option<Timestamp>,
     offset: u64,
     stamp: Stamp,
@@ -120,9 +122,12 @@ impl Rasdaemon {
     ) -> bool {
         if let Some((event, time, body)) = head(line.text) {
             self.finish(options, found);
+            let before = line.text.get(..line.text.len() - body.len()).unwrap_or_default();
+            let text = bytes::text(before);
             self.open = Some(Open {
                 event,
-                text: String::new(),
+                body: text.len(),
+                text,
                 time,
                 offset: line.offset,
                 stamp: line.stamp,
@@ -165,7 +170,7 @@ impl Rasdaemon {
         }
         let ends = match open.event.end {
             End::Line => true,
-            End::Field(field) => open.text.contains(field),
+            End::Field(field) => bytes::find(text, field.as_bytes()).is_some(),
             End::Open => false,
         };
         if ends || open.lines >= LINES_MAX {
@@ -186,8 +191,8 @@ impl Rasdaemon {
 
 impl Open {
     fn record(self, options: &Options) -> Found {
-        let Self { event, text, time, offset, stamp, cut, .. } = self;
-        let body = Body { text: text.trim(), time, options };
+        let Self { event, text, body, time, offset, stamp, cut, .. } = self;
+        let body = Body { text: text.get(body..).unwrap_or_default().trim(), time, options };
         let mut record = (event.decode)(&body).unwrap_or_else(|| unread(event, offset));
         for problem in &mut record.problems {
             problem.offset = offset;
@@ -198,7 +203,11 @@ impl Open {
         }
         record.time = record.time.or(time).or(stamp.time);
         record.details.add("logged_by", "rasdaemon");
-        stamp.add_to(&mut record.details);
+        // The daemon's own date is complete.
+        match time {
+            Some(_) => Stamp::known(time, stamp.monotonic_ns).add_to(&mut record.details),
+            None => stamp.add_to(&mut record.details),
+        }
         if matches!(record.raw, Raw::None) {
             record.raw = Raw::Text(text);
         }

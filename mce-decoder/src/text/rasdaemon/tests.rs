@@ -155,6 +155,7 @@ fn what_cannot_be_read_is_told() {
     for line in ["mc_event: 2023-11-14 22:13:20 +0000 x", "mce_record: 2023-11-14 22:13:20 +0000"] {
         let record = one(&format!("rasdaemon[1]: a-9 [001] 0.5: {line}"));
         assert_eq!(record.problems.len(), 1, "{line}");
+        assert!(matches!(&record.raw, Raw::Text(text) if text.contains("22:13:20")), "{line}");
     }
     // No date, no event.
     assert!(decode("rasdaemon[1]: a-9 [001] 0.5: mc_event: yesterday 2 Corrected").is_empty());

@@ -113,21 +113,21 @@ pub fn plan(listed: &[BadRange], limits: Limits) -> Plan {
     });
     let mut waiting: VecDeque<BadRange> = runs.into();
     for _ in 0..ROUNDS_MAX {
-        let before = waiting.len();
         let mut passed_over = VecDeque::new();
+        let mut grown_since = false;
         while selection.pages_left > 0 {
             // A range that became free goes to the worst one that had none.
             let freed = if selection.is_full() { None } else { passed_over.pop_front() };
             let Some(next) = freed.or_else(|| waiting.pop_front()) else { break };
             match selection.offer(next) {
-                Offer::Taken => {}
+                Offer::Taken => grown_since |= !passed_over.is_empty(),
                 Offer::RangeFreed => waiting.push_front(next),
                 Offer::NoRoom => passed_over.push_back(next),
             }
         }
         passed_over.append(&mut waiting);
         waiting = passed_over;
-        if waiting.len() == before {
+        if !grown_since {
             break;
         }
     }

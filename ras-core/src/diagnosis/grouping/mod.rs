@@ -625,7 +625,8 @@ fn count_in<K: Ord>(
 /// Whether a corrected error's bits lie so that the ECC was near its end: over several symbols, by the
 /// memory error type of a firmware record, or by a CXL device's mask of nibbles; or over several data
 /// lines and several beats of one device ([`RISKY_LINES`], [`RISKY_BEATS`]), where a record locates them.
-fn is_risky(record: &ErrorRecord) -> bool {
+#[must_use]
+pub fn is_risky(record: &ErrorRecord) -> bool {
     record.severity == Severity::Corrected
         && record.details.iter().any(|detail| match (detail.name.as_ref(), &detail.value) {
             ("error_type" | "memory_error_type", Value::Code { meaning: Some(meaning), .. }) => {

@@ -2,10 +2,14 @@
 //! second serial port (`ras_lab::agent`). Linked statically; there is nothing else in the machine but
 //! the programs under test.
 
+#![allow(unsafe_code)]
+// UNSAFETY: one ioctl on an open file, for which nix has the number and no name.
+
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -16,12 +20,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use nix::kmod::{ModuleInitFlags, finit_module};
+use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::Pid;
 use ras_lab::agent::{Answer, Event, Message, Ran, Request};
+
+nix::ioctl_write_ptr!(
+    /// `FS_IOC_SETFLAGS` of `linux/fs.h`.
+    set_inode_flags,
+    b'f',
+    2,
+    libc::c_long
+);
 
 /// Where programs find their service manager.
 const NOTIFY_SOCKET: &str = "/run/notify";
@@ -105,6 +118,15 @@ impl Agent {
             Request::Read { path } => {
                 let bytes = fs::read(&path).with_context(|| format!("reading {path}"))?;
                 return Ok(Answer::Text(String::from_utf8_lossy(&bytes).into_owned()));
+            }
+            Request::ReadBytes { path } => {
+                return fs::read(&path)
+                    .map(Answer::Bytes)
+                    .with_context(|| format!("reading {path}"));
+            }
+            Request::WriteVariable { name, attributes, data } => {
+                write_variable(&name, attributes, &data)
+                    .with_context(|| format!("writing the EFI variable {name}"))?;
             }
             Request::Write { path, text } => {
                 let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
@@ -215,10 +237,30 @@ fn switch_off_when_abandoned(agent: &Arc<Agent>) {
 fn load_module(path: &str) -> Result<()> {
     // MODULE_INIT_COMPRESSED_FILE of linux/module.h, which nix has no name for: the kernel
     // decompresses the file itself (CONFIG_MODULE_DECOMPRESS).
-    let flags = if path.ends_with(".xz") { 4 } else { 0 };
-    let compressed = ModuleInitFlags::from_bits_retain(flags);
+    let compressed = match path.ends_with(".xz") {
+        true => ModuleInitFlags::from_bits_retain(4),
+        false => ModuleInitFlags::empty(),
+    };
     let file = File::open(path).with_context(|| format!("opening {path}"))?;
     finit_module(&file, &CString::default(), compressed).with_context(|| format!("loading {path}"))
+}
+
+/// Linux `Documentation/filesystems/efivarfs.rst`: a file is the attributes and the data, and comes in one
+/// write; most are immutable, so that nobody deletes by accident what a machine boots with.
+fn write_variable(name: &str, attributes: u32, data: &[u8]) -> Result<()> {
+    let path = format!("/sys/firmware/efi/efivars/{name}");
+    if let Ok(file) = File::open(&path) {
+        let none: libc::c_long = 0;
+        // SAFETY: the kernel reads a number that outlives the call.
+        unsafe { set_inode_flags(file.as_raw_fd(), &raw const none) }
+            .context("making it mutable")?;
+        if data.is_empty() {
+            return fs::remove_file(&path).context("deleting it");
+        }
+    }
+    let content = [&attributes.to_le_bytes()[..], data].concat();
+    let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
+    file.write_all(&content).context("the firmware")
 }
 
 /// One 64-bit word a frame. Linux `Documentation/admin-guide/mm/pagemap.rst`.

@@ -412,6 +412,7 @@ impl Tale<'_> {
         format!(
             "# The demo's configuration; every key not named here has its default.\n\
              store = {:?}\ncontrol = {:?}\n\n[guests]\ndir = {:?}\n\n\
+             [boot]\nlist = \"off\"\n\n\
              [cluster]\nengine = \"standalone\"\n\n[cluster.standalone]\npeer = {:?}\n",
             at("store"),
             at("rasd.sock"),

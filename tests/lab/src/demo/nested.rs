@@ -149,7 +149,8 @@ impl Lab {
             processor: Processor::Amd,
             error_records: None,
             memory_mib: MEMORY_MIB,
-            disk: self.file("disk.img"),
+            disk: Some(self.file("disk.img")),
+            uefi: None,
             dir: self.dir.path().to_owned(),
         })?;
         image::load_modules(&mut machine, &self.modules)?;

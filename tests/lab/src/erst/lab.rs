@@ -57,9 +57,6 @@ impl Lab {
         )?;
         let store = fs::File::create_new(lab.store()).context("creating the store")?;
         store.set_len(STORE_SIZE).context("sizing the store")?;
-        // Every machine has a disk, this story's an empty one.
-        let disk = fs::File::create_new(lab.dir.path().join("disk.img")).context("a disk")?;
-        disk.set_len(1 << 20).context("sizing the disk")?;
         Ok(lab)
     }
 
@@ -74,7 +71,8 @@ impl Lab {
             processor: Processor::AmdServer,
             error_records: Some(self.store()),
             memory_mib: MEMORY_MIB,
-            disk: self.dir.path().join("disk.img"),
+            disk: None,
+            uefi: None,
             dir,
         })?;
         machine.mount("debugfs", "debugfs", "/sys/kernel/debug")?;

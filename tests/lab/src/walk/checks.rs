@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ras_core::{Pfn, PhysAddr, RetireState, RetiredPage, Timestamp};
-use rasd_api::Status;
+use rasd_api::{PageDetail, Status};
 
 use super::{Report, SOON};
 use crate::agent::Event;
@@ -25,8 +25,8 @@ pub(super) fn is_recent(time: Timestamp) -> Result<(), String> {
 }
 
 /// Waits for rasd's `READY=1`; the kernel's `HardwareCorrupted` at that moment, in KiB.
-pub(super) fn ready(machine: &mut Machine) -> Result<u64> {
-    let found = machine.wait("rasd to be ready", SOON, |events| {
+pub(super) fn ready(machine: &mut Machine, timeout: Duration) -> Result<u64> {
+    let found = machine.wait("rasd to be ready", timeout, |events| {
         events.iter().find_map(|event| match event {
             Event::Notified { state, corrupted_kib }
                 if state.lines().any(|line| line == "READY=1") =>
@@ -70,6 +70,27 @@ pub(super) fn verification_after_move(machine: &mut Machine, pfn: Pfn) -> Result
     })
 }
 
+/// Whether the service manager heard, before anything else, how the offlining goes and that it may take
+/// longer.
+pub(super) fn told_of_progress(machine: &Machine) -> Result<(), String> {
+    let first = machine.events().iter().find_map(|event| match event {
+        Event::Notified { state, .. } => Some(state.as_str()),
+        _ => None,
+    });
+    let told = first.is_some_and(|state| {
+        state.contains("EXTEND_TIMEOUT_USEC=") && state.contains("STATUS=Offlining stored pages")
+    });
+    expect(told, || format!("it heard {first:?}"))
+}
+
+/// A figure rasd exports.
+pub(super) fn figure(machine: &mut Machine, name: &str) -> Result<u64> {
+    let text = machine.read("/run/rasd.prom")?;
+    let mut samples = text.lines().filter_map(|line| line.rsplit_once(' '));
+    let (_, value) = samples.find(|(sample, _)| *sample == name).context("no such figure")?;
+    value.parse().with_context(|| format!("the value of {name}"))
+}
+
 /// `rasctl status --json`.
 pub(super) fn status(machine: &mut Machine) -> Result<Status> {
     serde_json::from_str(&rasctl(machine, &["status", "--json"])?).context("reading rasd's status")
@@ -91,6 +112,15 @@ pub(super) fn wait_status(
 pub(super) fn pages(machine: &mut Machine) -> Result<Vec<RetiredPage>> {
     let text = rasctl(machine, &["pages", "list", "--json"])?;
     parse_pages(&text)
+}
+
+/// `rasctl pages show --json` of a page that is on the list. All of a long list would take minutes over
+/// an emulated serial line.
+pub(super) fn page(machine: &mut Machine, pfn: Pfn) -> Result<RetiredPage> {
+    let address = pfn.addr().to_string();
+    let text = rasctl(machine, &["pages", "show", &address, "--json"])?;
+    let detail: PageDetail = serde_json::from_str(&text).context("reading a page")?;
+    detail.page.context("it is not on the list")
 }
 
 /// The pages on the disk, without rasd.

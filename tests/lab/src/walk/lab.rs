@@ -4,6 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
+use persist_store::{Entry, Store};
+use ras_core::RetiredPage;
 use tempfile::TempDir;
 
 use crate::image;
@@ -31,7 +33,7 @@ const PROGRAMS: [(&str, &str); 4] = [
 const COMMAND_LINE: &str = "nokaslr ras=cec_disable";
 
 /// The daemon as it would be installed, except that without trace events it must not start.
-const CONFIG: &str = "[sources]\ntracefs = \"on\"\n";
+const CONFIG: &str = "[sources]\ntracefs = \"on\"\n[metrics]\nfile = \"/run/rasd.prom\"\n";
 
 /// Everything that outlives one boot.
 pub(super) struct Lab {
@@ -56,16 +58,38 @@ impl Lab {
 
     /// Boots with the disk mounted at `/var/lib/rasd`. Logs go to `boot-NUMBER`.
     pub(super) fn boot(&self, number: u32) -> Result<Machine> {
+        self.boot_with(number, self.disk(), "")
+    }
+
+    /// The same with another disk, whose list has these pages, and further words for the kernel.
+    pub(super) fn boot_with_list(
+        &self,
+        number: u32,
+        pages: impl IntoIterator<Item = RetiredPage>,
+        command_line: &str,
+    ) -> Result<Machine> {
+        let content = self.dir.path().join(format!("list-{number}"));
+        let entries: Vec<Entry> = pages.into_iter().map(Entry::Page).collect();
+        let (mut store, _) = Store::open(&content).context("making a list")?;
+        store.append_all(&entries).context("making a list")?;
+        drop(store);
+        let disk = self.dir.path().join(format!("disk-{number}.img"));
+        image::ext4_of(&disk, DISK_MIB, &content)?;
+        self.boot_with(number, disk, command_line)
+    }
+
+    fn boot_with(&self, number: u32, disk: PathBuf, command_line: &str) -> Result<Machine> {
         let dir = self.dir.path().join(format!("boot-{number}"));
         fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
         let mut machine = Machine::boot(&Hardware {
             kernel: self.kernel.image.clone(),
             initramfs: self.initramfs(),
-            command_line: COMMAND_LINE.to_owned(),
+            command_line: format!("{COMMAND_LINE} {command_line}"),
             processor: Processor::Intel,
             error_records: None,
             memory_mib: MEMORY_MIB,
-            disk: self.disk(),
+            disk: Some(disk),
+            uefi: None,
             dir,
         })?;
         // From now on the log can't slow the boot down: let the kernel say everything.

@@ -17,7 +17,9 @@ mod lab;
 use std::time::Duration;
 
 use anyhow::Result;
-use ras_core::{Pfn, RetireReason, RetireState, RetiredPage, Severity};
+use ras_core::{
+    ErrorSource, Location, Pfn, RetireReason, RetireState, RetiredPage, Severity, Timestamp,
+};
 
 pub use holder::{Report, WATCHED};
 
@@ -39,6 +41,9 @@ const CORRECTED: &str = "0x8c00004000010090 0";
 
 /// What takes a moment on an idle machine takes a while on a busy one that emulates another.
 const SOON: Duration = Duration::from_secs(30);
+
+/// For ten thousand pages.
+const LONG: Duration = Duration::from_secs(170);
 
 /// Whether this machine can run the story.
 ///
@@ -90,7 +95,11 @@ fn tell(story: &mut Story, lab: &Lab) -> Result<()> {
     after_the_reboot(story, &mut machine, &[doomed, weak, unseen])?;
 
     story.chapter("An uncorrected error in memory the kernel itself uses");
-    kept_by_the_kernel(story, &mut machine)
+    kept_by_the_kernel(story, &mut machine)?;
+    machine.pull_the_plug()?;
+
+    story.chapter("A boot with a list of 10,000 pages, one of them excluded by the command line");
+    long_list(story, lab)
 }
 
 fn boot(story: &mut Story, lab: &Lab, number: u32) -> Result<Machine> {
@@ -105,7 +114,7 @@ fn boot(story: &mut Story, lab: &Lab, number: u32) -> Result<Machine> {
 fn start_rasd(story: &mut Story, machine: &mut Machine) -> Result<u64> {
     machine.forget_events();
     machine.start("rasd", &["/bin/rasd", "--config", "/etc/rasd.toml"])?;
-    let corrupted_kib = checks::ready(machine)?;
+    let corrupted_kib = checks::ready(machine, SOON)?;
     let status = status(machine)?;
     let tracefs = status.sources.iter().find(|source| source.name == "tracefs");
     story.check(
@@ -252,6 +261,12 @@ fn after_the_reboot(
         &format!("it knows the gap: {} pages, closed {} s after the boot", gap.pages, gap.seconds),
         expect(gap.pages == expected, || format!("{expected} were expected")),
     );
+    let exported = checks::figure(machine, "ras_start_gap_pages")?;
+    let seconds = checks::figure(machine, "ras_start_gap_seconds")?;
+    story.check(
+        &format!("and exports it: ras_start_gap_pages {exported}, ras_start_gap_seconds {seconds}"),
+        expect((exported, seconds) == (gap.pages, gap.seconds), || format!("it is {gap:?}")),
+    );
     for before in remembered {
         let page = retired(machine, before.pfn)?;
         let same = (page.reason, page.severity, page.source, page.since)
@@ -278,6 +293,70 @@ fn kept_by_the_kernel(story: &mut Story, machine: &mut Machine) -> Result<()> {
     story.check(
         &format!("rasd does not take the mark for a success: {}", describe(&page)),
         expect(page.outcome.contains("still uses it"), || format!("{page:?}")),
+    );
+    Ok(())
+}
+
+/// Whatever the firmware did not exclude is offline before any guest may start, however long the list.
+fn long_list(story: &mut Story, lab: &Lab) -> Result<()> {
+    const PAGES: u64 = 10_000;
+    /// Above the kernel, below its page structures and the initial RAM disk: mostly free.
+    const FIRST: u64 = 0x8000;
+    const STRIDE: u64 = 6;
+    let page = |number| RetiredPage {
+        pfn: Pfn(FIRST + STRIDE * number),
+        reason: RetireReason::CorrectedThreshold,
+        state: RetireState::Retired,
+        severity: Severity::Corrected,
+        source: ErrorSource::MceRecord,
+        since: Timestamp(1_700_000_000_000_000_000 + number),
+        updated: Timestamp(1_700_000_000_000_000_000 + number),
+        attempts: 1,
+        location: Location::default(),
+        dimm: None,
+        epoch: None,
+        diagnosis: "made for this story".into(),
+        outcome: "host: offline".into(),
+    };
+    let excluded = Pfn(FIRST).addr();
+    let mut machine =
+        lab.boot_with_list(3, (0..PAGES).map(page), &format!("memmap=4K${excluded}"))?;
+    machine.forget_events();
+    machine.start("rasd", &["/bin/rasd", "--config", "/etc/rasd.toml"])?;
+    let at_ready_kib = checks::ready(&mut machine, LONG)?;
+    story.check("the service manager was told how it goes", checks::told_of_progress(&machine));
+    let gap = status(&mut machine)?.gap;
+    story.check(
+        &format!(
+            "before rasd was ready, {} pages were offlined in {} ms ({} pages/s, emulated), \
+             {} were excluded before, {} could not be had",
+            gap.pages,
+            gap.offlining_ms,
+            gap.pages_per_second(),
+            gap.excluded,
+            gap.in_use
+        ),
+        expect(
+            gap.pages + gap.excluded + gap.in_use == PAGES
+                && gap.excluded == 1
+                && gap.pages > PAGES * 9 / 10,
+            || format!("{gap:?}"),
+        ),
+    );
+    story.check(
+        &format!("the kernel counts {at_ready_kib} KiB as corrupted"),
+        expect(at_ready_kib == 4 * gap.pages, || format!("{} pages were offlined", gap.pages)),
+    );
+    let outcome = checks::page(&mut machine, Pfn(FIRST))?.outcome;
+    story.check(
+        &format!("{excluded} is known to be out of use: {outcome}"),
+        expect(outcome.contains("command line"), || "by another's word".into()),
+    );
+    let failed = status(&mut machine)?.pages.failed;
+    let exported = checks::figure(&mut machine, "ras_start_gap_pages")?;
+    story.check(
+        &format!("the figures say the same: gap of {exported} pages, {failed} listed as failed"),
+        expect((exported, failed) == (gap.pages, gap.in_use), || format!("{gap:?}")),
     );
     Ok(())
 }

@@ -86,7 +86,15 @@ pub fn advice(grouping: &Grouping, groups: &[Group]) -> Vec<Advice> {
         .collect();
     all.sort_by_key(|advice| {
         let Tally { uncorrected, risky, .. } = advice.tally;
-        (advice.deed, Reverse((advice.confidence, uncorrected, risky, advice.tally.errors())))
+        // Lost data comes before what may be lost some day, even where nobody knows yet what to replace.
+        let later = advice.deed > Deed::Replace && (uncorrected == 0 || advice.deed == Deed::Watch);
+        let unknown_loss = !later && advice.deed != Deed::Replace;
+        (
+            later,
+            unknown_loss,
+            advice.deed,
+            Reverse((advice.confidence, uncorrected, risky, advice.tally.errors())),
+        )
     });
     all
 }
@@ -108,7 +116,10 @@ fn on_part(part: &Part, tally: &Tally, groups: &[&Group], lost_in_memory: bool) 
             if !part.is_single() {
                 (Deed::Inspect, "find out which module it is first")
             } else if tally.risky > 0 && !lost {
-                (Deed::Replace, "risky bits: move what runs there elsewhere first")
+                (
+                    Deed::Replace,
+                    "risky bits, if its devices are x4: move what runs there elsewhere first",
+                )
             } else if lost || large {
                 (Deed::Replace, "")
             } else if blind {
@@ -257,7 +268,8 @@ pub(super) fn verdict(findings: &Findings) -> String {
             return "There are reports of simulated errors, and of no real one.".into();
         }
         return match (findings.reports, findings.damages + findings.unreadable.len() as u64) {
-            (0, 0) => "There is no report of any error.".into(),
+            (0, 0) if findings.notes.is_empty() => "There is no report of any error.".into(),
+            (0, 0) => "There is no report of any error in what could be read.".into(),
             (0, _) => "Nothing could be read; whether there are errors is unknown.".into(),
             (_, 0) => "There are reports, and none of them is an error.".into(),
             (..) => "No errors in what could be read; parts of the input are damaged.".into(),

@@ -213,6 +213,19 @@ fn what_a_source_says_of_its_report_is_heeded() {
     assert_eq!(data::findings(&[flagged(RecordFlags::NONE)]).retire.len(), 0);
 }
 
+/// Loss of data comes first, even where no record says which module it was.
+#[test]
+fn lost_data_comes_before_plans() {
+    let mut records: Vec<_> = (0..9).map(|n| data::cell("DIMM_A1", 1, 7, n, 0)).collect();
+    let mut lost = ErrorRecord { severity: Severity::Srao, ..data::cell("", 1, 1, 1, 0) };
+    lost.location = Location::default();
+    records.push(lost);
+    let findings = data::findings(&records);
+    let deeds: Vec<_> = findings.advice.iter().map(|advice| advice.deed).collect();
+    assert_eq!(deeds, [Deed::Inspect, Deed::PlanReplacement]);
+    assert!(findings.verdict().starts_with("Inspect a memory module that no record names"));
+}
+
 /// One module under two names: one line, and a note that says so.
 #[test]
 fn a_module_under_two_names_is_one_line() {

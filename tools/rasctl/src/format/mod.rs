@@ -46,6 +46,8 @@ enum Detect {
     Directory(fn(&Path) -> bool),
     /// By its name, where the kernel gives it and nothing else tells.
     Name(fn(&str) -> bool),
+    /// By its name and its first bytes.
+    NamedBytes(fn(&str, &[u8]) -> bool),
 }
 
 /// Reads one input to its end.
@@ -85,8 +87,8 @@ pub const FORMATS: &[Format] = &[
     Format {
         name: "bert",
         aliases: &[],
-        about: "ACPI's boot error record: the table with its region, or the region alone",
-        detect: Detect::Bytes(whole::is_bert),
+        about: "ACPI's boot error record: the table with its region, or the region alone in a file BERT",
+        detect: Detect::NamedBytes(whole::is_bert),
         reader: Reader::OneSource(whole::bert),
     },
     Format {
@@ -226,6 +228,7 @@ impl Format {
             Detect::Bytes(detect) => detect(start),
             Detect::Text(detect) => text.is_some_and(detect),
             Detect::Name(detect) => detect(name),
+            Detect::NamedBytes(detect) => detect(name, start),
             Detect::Directory(_) => false,
         }
     }

@@ -16,7 +16,16 @@ const WHOLE_MAX: usize = 64 << 20;
 /// ACPI Specification, "System Description Table Header".
 const TABLE_HEADER: usize = 36;
 
-pub(super) fn is_bert(start: &[u8]) -> bool {
+/// The table, or the region alone where its name says so. Linux shows both as `BERT`, the region in
+/// `/sys/firmware/acpi/tables/data`. The region is a generic error status block (ACPI Specification,
+/// "Boot Error Source"): by its bytes it could be any other source's.
+pub(super) fn is_bert(name: &str, start: &[u8]) -> bool {
+    let base = name.rsplit('/').next().unwrap_or(name);
+    let stem = base.split('.').next().unwrap_or(base);
+    is_bert_table(start) || stem.eq_ignore_ascii_case("BERT") && binary::is_status_block(start)
+}
+
+fn is_bert_table(start: &[u8]) -> bool {
     is_table_of(start, &[b"BERT"])
 }
 
@@ -38,7 +47,7 @@ pub(super) fn bert(
     _options: &Options,
     output: &mut Output<'_>,
 ) -> Result<(), Stop> {
-    whole(input, output, |bytes| match is_bert(bytes) {
+    whole(input, output, |bytes| match is_bert_table(bytes) {
         true => acpi::decode_table(bytes),
         false => acpi::decode_bert_region(bytes),
     })
@@ -153,9 +162,24 @@ mod tests {
     }
 
     #[test]
+    fn a_region_is_told_by_its_name() {
+        let mut block = vec![0; 20 + 72];
+        block[0] = 0x11;
+        block[12] = 72;
+        block[16] = 2;
+        for name in ["/sys/firmware/acpi/tables/data/BERT", "BERT", "bert.bin"] {
+            assert!(is_bert(name, &block), "{name}");
+            assert!(!is_bert(name, &[0; 92]), "{name}");
+        }
+        assert!(!is_bert("ghes.bin", &block));
+        let found = crate::format::detect(&block, "-");
+        assert_eq!(found.map(|format| format.name), Some("status-block"));
+    }
+
+    #[test]
     fn words_are_no_tables() {
         for text in ["BERT went home today and saw nothing at all", "HEST", "WHEA was a wheal"] {
-            assert!(!is_bert(text.as_bytes()) && !is_acpi_table(text.as_bytes()), "{text}");
+            assert!(!is_bert("BERT", text.as_bytes()) && !is_acpi_table(text.as_bytes()), "{text}");
             assert!(!is_whea_raw(text.as_bytes()), "{text}");
         }
     }

@@ -1,5 +1,6 @@
 //! What an error means for whoever runs the machine, and what to do about it.
 
+use ras_core::diagnosis::grouping::is_risky;
 use ras_core::{ErrorClass as Class, ErrorRecord, ErrorSource, Raw, Severity};
 
 /// What happened to data and programs.
@@ -35,8 +36,13 @@ pub(super) fn advice(record: &ErrorRecord) -> &'static str {
     use Severity::{Corrected, Fatal, Informational, Unknown};
     match (record.class, worst(record)) {
         _ if record.source == ErrorSource::ErrorSourceTable => "none is needed",
+        _ if record.flags.simulated => "none is needed: nothing of it is real",
         (_, Informational) => "none is needed",
         (_, Unknown) => "read the details below, and the log of the platform's firmware",
+        (Class::Memory, Corrected) if is_risky(record) => {
+            "move the work elsewhere and replace the module: on x4 devices such error bits precede \
+             loss of data"
+        }
         (Class::Memory, Corrected) => {
             "none for a single one; where they repeat, take the page out of use and plan to \
              replace the module"
@@ -116,6 +122,9 @@ mod tests {
             Severity::Srar,
             Severity::Fatal,
         ];
+        let simulated = ras_core::RecordFlags { simulated: true, ..ras_core::RecordFlags::NONE };
+        let record = ErrorRecord { flags: simulated, ..ErrorRecord::new(ErrorSource::Cper) };
+        assert!(advice(&record).starts_with("none is needed"));
         for class in classes {
             for severity in severities {
                 let record =

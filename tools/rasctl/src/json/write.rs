@@ -9,12 +9,23 @@ use ras_core::{Guid, Timestamp};
 
 /// The name of a member, with all that is around it: one copy of a known length.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Name(pub(super) &'static str);
+pub(super) struct Name {
+    /// Before a value of any kind.
+    pub(super) bare: &'static str,
+    /// Before a string, whose quotation mark it has.
+    pub(super) text: &'static str,
+    /// Before the digits of a hexadecimal number.
+    pub(super) hex: &'static str,
+}
 
 /// A [`Name`]. Names are ours: they need no escapes.
 macro_rules! name {
     ($name:literal) => {
-        $crate::json::write::Name(concat!(",\"", $name, "\":"))
+        $crate::json::write::Name {
+            bare: concat!(",\"", $name, "\":"),
+            text: concat!(",\"", $name, "\":\""),
+            hex: concat!(",\"", $name, "\":\"0x"),
+        }
     };
 }
 pub(super) use name;
@@ -44,9 +55,14 @@ impl<'a> Object<'a> {
 
     /// Writes a name; its value has to be written into what this returns.
     #[inline(always)]
-    pub(super) fn key(&mut self, Name(name): Name) -> &mut Vec<u8> {
+    pub(super) fn key(&mut self, name: Name) -> &mut Vec<u8> {
+        self.begin_with(name.bare)
+    }
+
+    #[inline(always)]
+    fn begin_with(&mut self, text: &'static str) -> &mut Vec<u8> {
         let at = self.out.len();
-        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(text.as_bytes());
         self.separate(at)
     }
 
@@ -66,8 +82,8 @@ impl<'a> Object<'a> {
     pub(super) fn any_key(&mut self, name: &str) -> &mut Vec<u8> {
         let at = self.out.len();
         self.out.extend_from_slice(b",\"");
-        short(name.as_bytes(), self.out);
-        self.out.extend_from_slice(b"\":");
+        closed(name.as_bytes(), self.out);
+        self.out.push(b':');
         self.separate(at)
     }
 
@@ -82,7 +98,13 @@ impl<'a> Object<'a> {
     /// A string.
     #[inline(always)]
     pub(super) fn text(&mut self, name: Name, value: &str) {
-        string(value, self.key(name));
+        rest_of_string(value, self.begin_with(name.text));
+    }
+
+    /// A word of ours, which needs no escapes.
+    #[inline(always)]
+    pub(super) fn word(&mut self, name: Name, value: &'static str) {
+        closed(value.as_bytes(), self.begin_with(name.text));
     }
 
     /// A number.
@@ -94,7 +116,7 @@ impl<'a> Object<'a> {
     /// `"0x…"`.
     #[inline(always)]
     pub(super) fn hex(&mut self, name: Name, value: u64) {
-        hex(value, self.key(name));
+        rest_of_hex(value, self.begin_with(name.hex));
     }
 
     /// Nothing known.
@@ -135,28 +157,34 @@ pub(super) fn list<T>(items: &[T], write: impl Fn(&T, &mut Vec<u8>), out: &mut V
     out.push(b']');
 }
 
-/// Bytes that are mostly few.
+/// Bytes that are mostly few, and a quotation mark.
 #[inline]
-fn short(text: &[u8], out: &mut Vec<u8>) {
+fn closed(text: &[u8], out: &mut Vec<u8>) {
+    /// Room for texts that are short.
+    const ROOM: usize = 32;
     /// The first and the last `N` bytes of the text: all of it, and where it has less than twice as
     /// many, some of them twice.
     #[inline]
-    fn ends<const N: usize>(text: &[u8], out: &mut Vec<u8>) -> bool {
+    fn ends<const N: usize>(text: &[u8], room: &mut [u8; ROOM]) -> bool {
         let (Some(first), Some(last)) = (text.first_chunk::<N>(), text.last_chunk::<N>()) else {
             return false;
         };
-        if text.len() > 2 * N {
-            return false;
+        if let Some(place) = room.first_chunk_mut::<N>() {
+            *place = *first;
         }
-        let end = out.len() + text.len();
-        out.extend_from_slice(first);
-        out.truncate(end - N);
-        out.extend_from_slice(last);
-        true
+        let place = room.get_mut(..text.len()).and_then(<[u8]>::last_chunk_mut::<N>);
+        place.map(|place| *place = *last).is_some()
     }
-    if !(ends::<16>(text, out) || ends::<8>(text, out) || ends::<4>(text, out)) {
+    let end = out.len() + text.len();
+    if text.len() < 4 || text.len() >= ROOM {
         out.extend_from_slice(text);
+        return out.push(b'"');
     }
+    out.extend_from_slice(&[b'"'; ROOM]);
+    if let Some(room) = out.last_chunk_mut() {
+        let _ = ends::<16>(text, room) || ends::<8>(text, room) || ends::<4>(text, room);
+    }
+    out.truncate(end + 1);
 }
 
 /// RFC 3339 in UTC, with as many digits of a second as there are.
@@ -263,15 +291,24 @@ const fn two_digits(byte: u8) -> [u8; 2] {
     [digit(byte >> 4), digit(byte & 15)]
 }
 
+#[inline]
 pub(super) fn hex(value: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"\"0x");
+    rest_of_hex(value, out);
+}
+
+/// The digits of `"0x…"`, and the quotation mark.
+fn rest_of_hex(value: u64, out: &mut Vec<u8>) {
     // All leading zeros are left out but the last digit: a fixed copy, then cut, is cheaper than a
     // copy of some length.
     let zeros = (value.leading_zeros() / 4).min(15);
     let shifted = value << (4 * zeros);
-    out.extend_from_slice(b"\"0x");
+    let end = out.len() + 16 - zeros as usize;
     out.extend_from_slice(&eight_digits((shifted >> 32) as u32));
-    out.extend_from_slice(&eight_digits((shifted & 0xffff_ffff) as u32));
-    out.truncate(out.len() - zeros as usize);
+    if zeros < 8 {
+        out.extend_from_slice(&eight_digits((shifted & 0xffff_ffff) as u32));
+    }
+    out.truncate(end);
     out.push(b'"');
 }
 
@@ -298,31 +335,52 @@ pub(super) fn number(value: u64, out: &mut Vec<u8>) {
     }
 }
 
-fn long_number(mut value: u64, out: &mut Vec<u8>) {
-    let mut text = [0; 20];
-    let mut at = text.len();
-    while value >= 10 {
-        at -= 2;
-        text[at..at + 2].copy_from_slice(&decimal(value % 100));
-        value /= 100;
+fn long_number(value: u64, out: &mut Vec<u8>) {
+    const EIGHT_DIGITS: u64 = 100_000_000;
+    if value >= EIGHT_DIGITS {
+        number(value / EIGHT_DIGITS, out);
+        out.extend_from_slice(&eight_decimals(value % EIGHT_DIGITS).to_le_bytes());
+    } else {
+        let digits = eight_decimals(value);
+        let zeros = (digits ^ ZEROS).trailing_zeros() / 8;
+        let end = out.len() + 8 - zeros as usize;
+        out.extend_from_slice(&(digits >> (8 * zeros)).to_le_bytes());
+        out.truncate(end);
     }
-    if value > 0 {
-        at -= 1;
-        text[at] = b'0' + value.to_le_bytes()[0];
-    }
-    out.extend_from_slice(&text[at..]);
+}
+
+/// Eight digits `0`.
+const ZEROS: u64 = 0x3030_3030_3030_3030;
+
+/// The eight decimal digits of a number below 100,000,000, the first in the lowest byte: split in half
+/// three times, all parts of it at once.
+#[inline]
+const fn eight_decimals(value: u64) -> u64 {
+    let halves = (value / 10_000) | ((value % 10_000) << 32);
+    // By 100, of four digits each: 10,486 is 2 to the 20th by 100, rounded up.
+    let hundreds = ((halves * 10_486) >> 20) & 0x7f_0000_007f;
+    let pairs = hundreds | ((halves - hundreds * 100) << 16);
+    // By 10, of two digits each.
+    let tens = ((pairs * 103) >> 10) & 0x000f_000f_000f_000f;
+    let digits = tens | ((pairs - tens * 10) << 8);
+    digits + ZEROS
 }
 
 /// RFC 8259, "Strings": quotation mark, backslash and control characters are escaped.
 #[inline]
 pub(super) fn string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
+    rest_of_string(text, out);
+}
+
+/// All of it but the first quotation mark.
+fn rest_of_string(text: &str, out: &mut Vec<u8>) {
     if is_plain(text.as_bytes()) {
-        short(text.as_bytes(), out);
+        closed(text.as_bytes(), out);
     } else {
         escaped(text, out);
+        out.push(b'"');
     }
-    out.push(b'"');
 }
 
 /// Whether nothing in `text` is escaped.

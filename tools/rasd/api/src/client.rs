@@ -5,11 +5,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ras_core::{Pfn, RetiredPage};
+use ras_core::{Pfn, PfnRange, RetiredPage};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Failure, HealthStatus, PageDetail, PageList, Request, Response, Status, StoreStatus, Unretired,
+    Failure, HealthStatus, Ordered, PageDetail, PageList, Request, Response, Status, StoreStatus,
+    Unretired,
 };
 
 /// Longest response taken, in bytes: a full [`PageList`] with long texts.
@@ -84,6 +85,22 @@ impl Client {
     /// See [`ApiError`].
     pub fn page(&mut self, pfn: Pfn) -> Result<PageDetail, ApiError> {
         self.call(&Request::Page { pfn })
+    }
+
+    /// [`Request::Retire`].
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub fn retire(&mut self, pages: &[PfnRange], note: &str) -> Result<Ordered, ApiError> {
+        self.call(&Request::Retire { pages: pages.to_vec(), note: note.to_owned() })
+    }
+
+    /// [`Request::Import`].
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub fn import(&mut self, pages: &[RetiredPage], note: &str) -> Result<Ordered, ApiError> {
+        self.call(&Request::Import { pages: pages.to_vec(), note: note.to_owned() })
     }
 
     /// [`Request::Unretire`].

@@ -1,6 +1,6 @@
 //! The requests, and what answers them.
 
-use ras_core::{Evacuation, Health, Pfn, RetireState, RetiredPage, Timestamp};
+use ras_core::{Evacuation, Health, Pfn, PfnRange, RetireState, RetiredPage, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Longest request line, in bytes. The longest real one is a note of an operator.
@@ -8,6 +8,9 @@ pub const REQUEST_MAX: usize = 64 << 10;
 
 /// Pages in one [`PageList`] at most.
 pub const PAGES_MAX: usize = 1000;
+
+/// Pages in one [`Request::Retire`] or [`Request::Import`] at most: they are stored with one sync.
+pub const ORDER_MAX: u64 = 4096;
 
 /// Longest note of an operator, in bytes: it is kept for good.
 pub const NOTE_MAX: usize = 512;
@@ -28,6 +31,23 @@ pub enum Request {
     Page {
         /// The page.
         pfn: Pfn,
+    },
+    /// Puts pages on the list because a person says so: when this is answered they are remembered;
+    /// then they walk like any bad page, between errors. A page whose walk had failed is tried again.
+    /// Answered by [`Ordered`]. Who asked is kept with the note.
+    Retire {
+        /// The pages, at most [`ORDER_MAX`].
+        pages: Vec<PfnRange>,
+        /// Why, 1 to [`NOTE_MAX`] bytes.
+        note: String,
+    },
+    /// The same with what another list knew of the pages. Those that are on this list already stay
+    /// what they are. Answered by [`Ordered`].
+    Import {
+        /// The pages, at most [`ORDER_MAX`]. Their states do not matter: each walks.
+        pages: Vec<RetiredPage>,
+        /// Why, 1 to [`NOTE_MAX`] bytes.
+        note: String,
     },
     /// Takes a page off the list: it will not be offlined at the next boot. Answered by
     /// [`Unretired`]. Who asked is taken from the socket's credentials and kept with the note.
@@ -103,6 +123,9 @@ pub struct Status {
     pub pages: PageCounts,
     /// What was found at start: stored pages that had been in use again.
     pub gap: Gap,
+    /// How firmware's list for the next boot is doing.
+    #[serde(default)]
+    pub boot: BootStatus,
     /// Where errors come from.
     pub sources: Vec<SourceStatus>,
     /// The queue between the sources and the walk.
@@ -144,13 +167,39 @@ impl PageCounts {
     }
 }
 
-/// Stored pages that this kernel had in use when rasd started.
+/// What the start had to do so that no stored page is in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Gap {
-    /// Pages that had to be offlined again, as after a reboot.
+    /// Pages that this kernel had in use and that were offlined again, as after a reboot.
     pub pages: u64,
     /// Seconds since the boot at which the last of them was offline; 0 where there was none.
     pub seconds: u64,
+    /// Pages that were taken out of the memory map before this kernel started.
+    pub excluded: u64,
+    /// Pages where this machine has no memory.
+    pub absent: u64,
+    /// Pages that the kernel would not give up: they are in use.
+    pub in_use: u64,
+    /// Milliseconds it took to ask the kernel for all pages that were not excluded.
+    pub offlining_ms: u64,
+}
+
+impl Gap {
+    /// Pages offlined a second, rounded down; 0 where there was none.
+    #[must_use]
+    pub fn pages_per_second(&self) -> u64 {
+        self.pages.saturating_mul(1000) / self.offlining_ms.max(1)
+    }
+}
+
+/// The list that firmware reads at the next boot.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct BootStatus {
+    /// `off`, `in step`, or `failing`; empty where nobody has looked yet.
+    pub state: String,
+    /// What is in it and where, or why not.
+    pub detail: String,
 }
 
 /// One source of errors.
@@ -288,6 +337,17 @@ pub struct Unretirement {
     pub who: String,
     /// Why.
     pub note: String,
+}
+
+/// Answer to [`Request::Retire`] and [`Request::Import`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Ordered {
+    /// Pages that are on the list now, durably, and walk next.
+    pub ordered: Vec<Pfn>,
+    /// Pages that were on it before: nothing was done about them.
+    pub known: Vec<Pfn>,
+    /// Who ordered it, as it was stored.
+    pub who: String,
 }
 
 /// Answer to [`Request::Unretire`].

@@ -22,6 +22,7 @@ pub struct Queue {
 struct State {
     reports: VecDeque<Report>,
     lost: u64,
+    nudged: bool,
     closed: bool,
 }
 
@@ -30,7 +31,7 @@ struct State {
 pub enum Popped {
     /// The oldest report.
     Report(Box<Report>),
-    /// Nothing came in time.
+    /// Nothing came in time, or somebody [nudged](Queue::nudge).
     Idle,
     /// Nothing will ever come again.
     Closed,
@@ -88,12 +89,18 @@ impl Queue {
                 return Popped::Closed;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || std::mem::take(&mut state.nudged) {
                 return Popped::Idle;
             }
             (state, _) =
                 self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Ends the wait of a `pop`: there is something to do that is not a report.
+    pub fn nudge(&self) {
+        self.lock().nudged = true;
+        self.changed.notify_all();
     }
 
     /// Nothing more is taken in; what is queued is still handed out.

@@ -1,5 +1,6 @@
 //! Figures, each beside a peer or a physical limit that was measured in the same run.
 
+mod boot;
 mod decode;
 mod figure;
 mod migration;
@@ -20,13 +21,15 @@ pub(crate) enum Name {
     Store,
     /// Decoding: CPER and machine checks to JSON, registers alone, a long log, one record.
     Decode,
+    /// Booting with pages excluded by firmware: a curve of boot time against ranges.
+    Boot,
 }
 
 impl Name {
     /// Whether a figure that misses its target is a failure. Speed beside a peer depends on the machine
     /// and on how the peer was built: it is stated, not judged.
     const fn is_judged(self) -> bool {
-        matches!(self, Self::Walk | Self::Store)
+        matches!(self, Self::Walk | Self::Store | Self::Boot)
     }
 }
 
@@ -35,7 +38,8 @@ pub(crate) const HELP: &str = decode::PEERS;
 
 /// Measures, prints a table and writes the list; false if a judged figure misses its target.
 pub(crate) fn run(names: &[Name], json: Option<&Path>, runs: u32) -> Result<bool> {
-    let names = if names.is_empty() { &[Name::Walk, Name::Store, Name::Decode] } else { names };
+    let names =
+        if names.is_empty() { &[Name::Walk, Name::Store, Name::Decode, Name::Boot] } else { names };
     println!("bench: {}", figure::machine());
     let (mut figures, mut missed) = (Vec::new(), false);
     for name in names {
@@ -43,6 +47,7 @@ pub(crate) fn run(names: &[Name], json: Option<&Path>, runs: u32) -> Result<bool
             Name::Walk => walk::run(runs)?,
             Name::Store => store::run()?,
             Name::Decode => decode::run(runs)?,
+            Name::Boot => boot::run(runs)?,
         };
         missed |= name.is_judged() && measured.iter().any(|figure| figure.met == Some(false));
         figures.extend(measured);

@@ -3,8 +3,8 @@
 //! The correspondence is learned: a field of libcper's is found again in ours if one of our paths has
 //! its value in *every* case that has the field. Records with random contents make an accident
 //! unlikely; fields that hold the same small number in all cases are not counted. Single bits prove
-//! nothing this way: their correspondence is by hand, see [`bits`]. The learned one was read by a person
-//! once: names agree throughout.
+//! nothing this way: their correspondence is by hand, see [`bits`]. About half of the learned one was read
+//! by a person: names agree throughout.
 
 use std::collections::{BTreeMap, BTreeSet};
 
