@@ -6,8 +6,8 @@ use ras_core::{Pfn, PfnRange};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::seal::{is_sealed, seal};
 use super::{BadRange, Badness, ENTRY_PAGES_MAX, Limits, PFN_BITS, end, pack, unpack};
-use crate::crc32c;
 
 /// Version this crate writes. A reader refuses another major version and reads any minor one.
 const VERSION: (u16, u16) = (1, 0);
@@ -25,7 +25,6 @@ pub const ENTRY_SIZE: usize = 8;
 pub const LIST_SIZE_MAX: usize = HEADER_SIZE + ENTRIES_MAX * ENTRY_SIZE;
 
 const MAGIC: [u8; 8] = *b"RASXLIST";
-const CHECKED_FROM: usize = 12;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
@@ -147,15 +146,6 @@ impl List {
     }
 }
 
-/// Puts the checksum in its place. `copy` is at least a header.
-pub(super) fn seal(mut copy: Vec<u8>) -> Vec<u8> {
-    let checksum = crc32c(copy.get(CHECKED_FROM..).unwrap_or_default());
-    if let Some(place) = copy.get_mut(CHECKED_FROM - 4..CHECKED_FROM) {
-        place.copy_from_slice(&checksum.to_le_bytes());
-    }
-    copy
-}
-
 /// A copy whose checksum holds.
 struct Checked<'a> {
     raw: &'a RawList,
@@ -168,10 +158,7 @@ impl<'a> Checked<'a> {
         if raw.magic != MAGIC {
             return Err(ListDamage::NoList);
         }
-        let checked = copy.get(CHECKED_FROM..).unwrap_or_default();
-        if usize::try_from(raw.length.get()) != Ok(copy.len())
-            || raw.checksum.get() != crc32c(checked)
-        {
+        if !is_sealed(copy, raw.length.get(), raw.checksum.get()) {
             return Err(ListDamage::Checksum);
         }
         if raw.major.get() != VERSION.0 {

@@ -13,6 +13,7 @@ mod list;
 mod outcome;
 mod plan;
 mod runs;
+mod seal;
 
 pub mod place;
 

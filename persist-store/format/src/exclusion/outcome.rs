@@ -6,9 +6,8 @@ use ras_core::PfnRange;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::list::seal;
+use super::seal::{is_sealed, seal};
 use super::{LeftOver, pack, unpack};
-use crate::crc32c;
 
 /// Version this crate writes. A reader refuses another major version and reads any minor one.
 const VERSION: (u16, u16) = (1, 0);
@@ -21,7 +20,6 @@ pub const OUTCOME_SIZE_MAX: usize = size_of::<RawOutcome>() + DETAILS_MAX * DETA
 
 const DETAIL_SIZE: usize = 8;
 const MAGIC: [u8; 8] = *b"RASXDONE";
-const CHECKED_FROM: usize = 12;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
@@ -261,11 +259,7 @@ impl Outcome {
     /// It is damaged or of another version.
     pub fn decode(record: &[u8]) -> Result<Self, OutcomeDamage> {
         let (raw, _) = RawOutcome::ref_from_prefix(record).map_err(|_| OutcomeDamage::Damaged)?;
-        let checked = record.get(CHECKED_FROM..).unwrap_or_default();
-        if raw.magic != MAGIC
-            || usize::try_from(raw.length.get()) != Ok(record.len())
-            || raw.checksum.get() != crc32c(checked)
-        {
+        if raw.magic != MAGIC || !is_sealed(record, raw.length.get(), raw.checksum.get()) {
             return Err(OutcomeDamage::Damaged);
         }
         if raw.major.get() != VERSION.0 {
