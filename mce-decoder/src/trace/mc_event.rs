@@ -65,6 +65,20 @@ pub fn decode(format: &EventFormat, payload: &[u8]) -> Result<ErrorRecord, Trace
 }
 
 impl McEvent {
+    /// An event of which text says the count, the type's name, the message and the label. An unknown
+    /// name is a type nobody has; `None` where the count is no number.
+    pub(crate) fn of_words(count: &str, kind: &str, message: &str, label: &str) -> Option<Self> {
+        let known = TYPES.iter().find(|(_, name)| *name == kind);
+        Some(Self {
+            error_type: known.map_or(u64::MAX, |(code, _)| *code),
+            count: count.parse().ok()?,
+            message: message.trim().into(),
+            label: label.trim().into(),
+            layers: [-1; 3],
+            ..Self::default()
+        })
+    }
+
     /// log2 of a grain that rasdaemon recorded: the kernel's own log2, but bytes in some versions. A
     /// grain of bytes is a power of two from 64 on (smaller ones nobody has), a log2 less than 64.
     #[must_use]
@@ -75,7 +89,7 @@ impl McEvent {
 }
 
 /// The kernel's words for `error_type`.
-pub(crate) const TYPES: &[(u64, &str)] =
+const TYPES: &[(u64, &str)] =
     &[(0, "Corrected"), (1, "Uncorrected"), (2, "Deferred"), (3, "Fatal"), (4, "Info")];
 
 impl From<McEvent> for ErrorRecord {

@@ -13,7 +13,7 @@ use ras_core::{
 
 use super::aer_event::AerEvent;
 use super::firmware::{ArmEvent, NonStandard};
-use super::mc_event::{McEvent, TYPES};
+use super::mc_event::McEvent;
 use super::{cxl, mce_record, memory_failure};
 use crate::mca::{self, Context};
 use crate::text::{Found, LineDecoder};
@@ -182,17 +182,7 @@ fn mc(text: &str) -> Option<ErrorRecord> {
     let (what, inside) = rest.split_once(" (mc:")?;
     let (message, label) = what.rsplit_once("on ").unwrap_or(("", what));
     let inside = inside.strip_suffix(')').unwrap_or(inside);
-    let mut event = McEvent {
-        error_type: TYPES
-            .iter()
-            .find(|(_, name)| *name == kind)
-            .map_or(u64::MAX, |(code, _)| *code),
-        count: count.parse().ok()?,
-        message: message.trim().to_string(),
-        label: label.trim().to_string(),
-        layers: [-1; 3],
-        ..McEvent::default()
-    };
+    let mut event = McEvent::of_words(count, kind, message, label)?;
     let (mc, mut rest) = inside.split_once(' ').unwrap_or((inside, ""));
     event.mc_index = mc.parse().ok()?;
     // The fixed part ends with the syndrome; all that follows is the driver's.

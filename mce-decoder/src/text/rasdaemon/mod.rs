@@ -24,7 +24,7 @@ use crate::date::civil;
 use crate::mca::{self, Context};
 use crate::trace::aer_event::AerEvent;
 use crate::trace::firmware::{ArmEvent, NonStandard};
-use crate::trace::mc_event::{McEvent, TYPES};
+use crate::trace::mc_event::McEvent;
 use crate::trace::{memory_failure, text as trace_text};
 
 /// Bytes of an event's text: with dumps of a vendor's data, a few thousand.
@@ -423,17 +423,7 @@ fn mc(body: &Body<'_>) -> Option<ErrorRecord> {
     let rest = rest.trim_start_matches('s').strip_prefix(':')?;
     let (said, inside) = rest.rsplit_once(" (mc: ")?;
     let (message, label) = said.rsplit_once(" on ").unwrap_or((said, ""));
-    let mut event = McEvent {
-        error_type: TYPES
-            .iter()
-            .find(|(_, name)| *name == kind)
-            .map_or(u64::MAX, |(code, _)| *code),
-        count: count.parse().ok()?,
-        message: message.trim().to_string(),
-        label: label.trim().to_string(),
-        layers: [-1; 3],
-        ..McEvent::default()
-    };
+    let mut event = McEvent::of_words(count, kind, message, label)?;
     let inside = inside.strip_suffix(')').unwrap_or(inside);
     let (mc, mut rest) = inside.split_once(' ').unwrap_or((inside, ""));
     event.mc_index = mc.parse().ok()?;
