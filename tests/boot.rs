@@ -161,6 +161,14 @@ impl Machine {
         self.put("proc/sys/kernel/random/boot_id", format!("{id}\n").as_bytes());
     }
 
+    /// The machine starts without the driver, as it once did: the driver's word is the firmware's own and
+    /// goes with the reset.
+    fn reset(&self) {
+        let outcome = format!("{}-{}", place::OUTCOME_VARIABLE, place::VENDOR);
+        fs::remove_file(self.at(EFIVARS).join(outcome)).unwrap();
+        self.boot("one");
+    }
+
     /// The machine starts again, and the driver does what it does.
     fn reboot(&self) {
         self.boot("another");
@@ -321,14 +329,7 @@ fn a_driver_is_installed_kept_in_step_and_gone_without_a_trace() {
         .expect(0, "would delete the firmware's variable Driver0001");
     machine.rasctl(&["status"]).expect(0, "all in step");
     machine.rasctl(&["remove"]).expect(0, "stays excluded until the next one");
-    // The driver's word is the firmware's own, and goes with the next reset.
-    fs::remove_file(machine.at(EFIVARS).join(format!(
-        "{}-{}",
-        place::OUTCOME_VARIABLE,
-        place::VENDOR
-    )))
-    .unwrap();
-    machine.boot("one");
+    machine.reset();
     assert_same(&before, &machine.tree());
     machine.rasctl(&["remove"]).expect(0, "nothing was changed");
 }
@@ -411,13 +412,7 @@ fn firmware_without_room_leaves_it_to_systemd_boot() {
         machine.rasctl(&["install", "--method", "driver-entry"]).expect(0, "");
         assert_eq!((machine.get(systemd), machine.get(DRIVER)), (None, Some(image(11, false))));
         machine.rasctl(&["remove"]).expect(0, "");
-        fs::remove_file(machine.at(EFIVARS).join(format!(
-            "{}-{}",
-            place::OUTCOME_VARIABLE,
-            place::VENDOR
-        )))
-        .unwrap();
-        machine.boot("one");
+        machine.reset();
         assert_same(&before, &machine.tree());
     }
     assert_eq!(refused, 2, "Driver0001 and DriverOrder");
