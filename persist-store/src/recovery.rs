@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use ras_core::Timestamp;
 use ras_store_format::layout::{BLOCK_SIZE, COPIES, VERSION};
 use ras_store_format::reading::Repair;
-use ras_store_format::{Damage, Entry, Fault, Header, Loader, Reading, Record, State, Witness};
+use ras_store_format::{
+    Damage, Entry, Fault, Header, Loader, Reading, RecordCount, State, Witness,
+};
 use tracing::warn;
 
 use crate::StoreError;
@@ -232,18 +234,13 @@ impl Files {
         recovery.damaged_copies = reading.damaged_copies;
         recovery.torn_tail = (reading.torn_bytes > 0).then_some(reading.torn_bytes);
         let mut loader = Loader::default();
-        for mut records in reading.blocks.iter().copied() {
-            while !records.is_empty() {
-                let Some((record, rest)) = Record::split(records) else {
-                    recovery.damage.get_or_insert(Fault::Malformed);
-                    break;
-                };
-                recovery.records += 1;
-                recovery.unknown_records += u64::from(matches!(record, Record::Unknown(_)));
-                loader.read(record);
-                records = rest;
+        let mut count = RecordCount::default();
+        for records in &reading.blocks {
+            if !loader.read_all(records, &mut count) {
+                recovery.damage.get_or_insert(Fault::Malformed);
             }
         }
+        (recovery.records, recovery.unknown_records) = (count.records, count.unknown);
         examined.state = loader.finish();
         examined.header = reading.header;
         examined.generation_max = reading.generation_max;

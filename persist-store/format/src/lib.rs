@@ -32,4 +32,4 @@ pub use image::{Image, ImageFault};
 pub use layout::{BLOCK_SIZE, Geometry, Header, Witness};
 pub use origin::Origin;
 pub use reading::{Fault, Reading, UnsupportedVersion};
-pub use state::{AuditEvent, AuditKind, Loader, Observations, State, Suspended};
+pub use state::{AuditEvent, AuditKind, Loader, Observations, RecordCount, State, Suspended};

@@ -1,5 +1,6 @@
 //! The list itself: entries applied in order. Pure, idempotent, bounded.
 
+use alloc::boxed::Box;
 use alloc::collections::btree_map::Entry as MapEntry;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
@@ -8,6 +9,7 @@ use alloc::vec::Vec;
 
 use ras_core::{Dimm, NodeState, Pfn, RetireState, RetiredPage, Timestamp};
 
+use crate::wire::Texts;
 use crate::{Change, ChangeKind, Damage, Entry, Origin, Record, UnknownRecord};
 
 /// Audit events kept; older ones leave the list (they stay in journals already set aside).
@@ -19,8 +21,8 @@ pub const DAMAGE_MAX: usize = 32;
 /// Everything the journal says, newest word first.
 #[derive(Clone, Debug, Default)]
 pub struct State {
-    /// Pages that must not be used.
-    pub pages: BTreeMap<Pfn, RetiredPage>,
+    /// Pages that must not be used. Boxed, so that a list grows, and is read, without moving them.
+    pub pages: BTreeMap<Pfn, Box<RetiredPage>>,
     /// Entries that keep no page out of use, by what names them: there may be several of one address,
     /// from different modules.
     pub suspended: BTreeMap<(Pfn, Timestamp), Suspended>,
@@ -154,12 +156,11 @@ impl State {
 
     /// Forgets modules that no entry names, as a rewrite of the list does.
     pub fn forget_unused_dimms(&mut self) {
-        let suspended = self.suspended.values().map(|suspended| &suspended.page);
-        let named = self.pages.values().chain(suspended).filter_map(|page| page.dimm.as_ref());
+        let named = self.all_pages().filter_map(|page| page.dimm.as_ref());
         self.dimms = named.map(|dimm| (dimm.digest(), dimm.clone())).collect();
     }
 
-    fn insert(&mut self, mut page: RetiredPage) {
+    fn insert(&mut self, mut page: Box<RetiredPage>) {
         let pfn = page.pfn;
         self.observed.forget(pfn);
         // It is the same entry, and it is back.
@@ -187,7 +188,7 @@ impl State {
         let key @ (pfn, since) = (origin.pfn, origin.since);
         let active = self.pages.get_mut(&pfn).filter(|page| page.since == since);
         let page = match active {
-            Some(page) => Some(page),
+            Some(page) => Some(&mut **page),
             None => self.suspended.get_mut(&key).map(|suspended| &mut suspended.page),
         };
         match page {
@@ -210,7 +211,7 @@ impl State {
             (Some(state), _) => {
                 let active = self.pages.get(&pfn).is_some_and(|page| page.since == since);
                 let page = match active {
-                    true => self.pages.remove(&pfn),
+                    true => self.pages.remove(&pfn).map(|page| *page),
                     false => self.suspended.remove(&key).map(|suspended| suspended.page),
                 };
                 if let Some(mut page) = page {
@@ -221,7 +222,7 @@ impl State {
             (None, ChangeKind::Reinstated) if is_free => {
                 if let Some(Suspended { mut page, .. }) = self.suspended.remove(&key) {
                     (page.state, page.updated) = (RetireState::Pending, time);
-                    self.insert(page);
+                    self.insert(Box::new(page));
                 }
             }
             (None, ChangeKind::Moved { .. } | ChangeKind::Forgotten) => {
@@ -229,6 +230,17 @@ impl State {
             }
             (None, _) => {}
         }
+    }
+
+    /// Pages that must not be used, in order.
+    pub fn active_pages(&self) -> impl Iterator<Item = &RetiredPage> {
+        self.pages.values().map(|page| &**page)
+    }
+
+    /// The same, and then those of suspended entries.
+    pub fn all_pages(&self) -> impl Iterator<Item = &RetiredPage> {
+        let suspended = self.suspended.values().map(|suspended| &suspended.page);
+        self.active_pages().chain(suspended)
     }
 
     /// Whether damage was found that no person has accepted: the list may be incomplete.
@@ -266,14 +278,44 @@ impl State {
 
 /// Reads records in order, and pages that come in the order of their addresses, as a rewritten journal
 /// has them, all at once: a tree that grows page by page takes several times as long.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Loader {
     state: State,
     /// Read, and not in `state` yet; ascending.
-    run: Vec<(Pfn, RetiredPage)>,
+    run: Vec<(Pfn, Box<RetiredPage>)>,
+    texts: Texts,
+}
+
+/// How many records were read, see [`Loader::read_all`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RecordCount {
+    /// All of them.
+    pub records: u64,
+    /// Those only a newer version can read.
+    pub unknown: u64,
+}
+
+impl Default for Loader {
+    fn default() -> Self {
+        Self { state: State::default(), run: Vec::new(), texts: Texts::shared() }
+    }
 }
 
 impl Loader {
+    /// Reads a block's records, as far as they are any. `false` where bytes are left that are none.
+    pub fn read_all(&mut self, mut records: &[u8], count: &mut RecordCount) -> bool {
+        while !records.is_empty() {
+            let Some((record, rest)) = Record::split_sharing(records, &mut self.texts) else {
+                return false;
+            };
+            count.records += 1;
+            count.unknown += u64::from(matches!(record, Record::Unknown(_)));
+            self.read(record);
+            records = rest;
+        }
+        true
+    }
+
     /// See [`State::read`].
     pub fn read(&mut self, record: Record) {
         match record {
@@ -308,13 +350,13 @@ impl Loader {
 }
 
 impl State {
-    fn read_after(&mut self, run: &mut Vec<(Pfn, RetiredPage)>, record: Record) {
+    fn read_after(&mut self, run: &mut Vec<(Pfn, Box<RetiredPage>)>, record: Record) {
         self.add_run(run);
         self.read(record);
     }
 
     /// What [`Self::insert`] does, for pages that are ascending.
-    fn add_run(&mut self, run: &mut Vec<(Pfn, RetiredPage)>) {
+    fn add_run(&mut self, run: &mut Vec<(Pfn, Box<RetiredPage>)>) {
         if !self.pages.is_empty() || !self.waiting.is_empty() {
             run.drain(..).for_each(|(_, page)| self.insert(page));
             return;
@@ -333,7 +375,7 @@ impl State {
 
 impl Suspended {
     fn entries(&self) -> impl Iterator<Item = Entry> {
-        let page = RetiredPage { state: RetireState::Retired, ..self.page.clone() };
+        let page = Box::new(RetiredPage { state: RetireState::Retired, ..self.page.clone() });
         let change = ChangeKind::suspending(self.page.state).map(|kind| {
             Entry::Changed(Change {
                 pfn: self.page.pfn,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use ras_core::{
     Dimm, DimmIdentity, DimmLocation, ErrorSource, Evacuation, Health, Location, MapEpoch,
-    NodeState, PciAddress, Pfn, RetireReason, RetireState, RetiredPage, Severity, Timestamp,
+    NodeState, PciAddress, Pfn, RetireReason, RetireState, RetiredPage, Severity, SmolStr,
+    Timestamp,
 };
 use ras_store_format::layout::{BLOCK_SIZE, PAYLOAD_SIZE, encode_commit};
 use ras_store_format::{
@@ -18,7 +19,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn small_page() -> Entry {
-    Entry::Page(RetiredPage {
+    Entry::Page(Box::new(RetiredPage {
         pfn: Pfn(0x12_3456),
         reason: RetireReason::CorrectedThreshold,
         state: RetireState::Retired,
@@ -37,7 +38,7 @@ fn small_page() -> Entry {
         epoch: None,
         diagnosis: "why".into(),
         outcome: "ok".into(),
-    })
+    }))
 }
 
 /// Version 1 for good. If this fails, journals in the field can't be read any more: a changed layout
@@ -197,7 +198,7 @@ fn location() -> impl Strategy<Value = Location> {
                 module_handle,
                 chip,
             };
-            Location { cpu, socket, imc, channel, dimm, fru, pci }
+            Location { cpu, socket, imc, channel, dimm, fru: fru.map(SmolStr::from), pci }
         },
     )
 }
@@ -259,8 +260,8 @@ fn page() -> impl Strategy<Value = RetiredPage> {
                 location,
                 dimm: origin.0,
                 epoch: origin.1,
-                diagnosis: texts.0,
-                outcome: texts.1,
+                diagnosis: texts.0.into(),
+                outcome: texts.1.into(),
             }
         })
 }
@@ -283,7 +284,7 @@ fn entry() -> impl Strategy<Value = Entry> {
         ChangeKind::Forgotten,
     ]);
     prop_oneof![
-        page().prop_map(Entry::Page),
+        page().prop_map(Entry::from),
         (pfn.clone(), 0u64..3, time(), change, any::<bool>(), text(), text()).prop_map(
             |(pfn, since, time, kind, logged, who, note)| {
                 let since = Timestamp(since);
