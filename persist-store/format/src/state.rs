@@ -9,7 +9,6 @@ use alloc::vec::Vec;
 
 use ras_core::{Dimm, NodeState, Pfn, RetireState, RetiredPage, Timestamp};
 
-use crate::wire::Texts;
 use crate::{Change, ChangeKind, Damage, Entry, Origin, Record, UnknownRecord};
 
 /// Audit events kept; older ones leave the list (they stay in journals already set aside).
@@ -276,89 +275,12 @@ impl State {
     }
 }
 
-/// Reads records in order, and pages that come in the order of their addresses, as a rewritten journal
-/// has them, all at once: a tree that grows page by page takes several times as long.
-#[derive(Debug)]
-pub struct Loader {
-    state: State,
-    /// Read, and not in `state` yet; ascending.
-    run: Vec<(Pfn, Box<RetiredPage>)>,
-    texts: Texts,
-}
-
-/// How many records were read, see [`Loader::read_all`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct RecordCount {
-    /// All of them.
-    pub records: u64,
-    /// Those only a newer version can read.
-    pub unknown: u64,
-}
-
-impl Default for Loader {
-    fn default() -> Self {
-        Self { state: State::default(), run: Vec::new(), texts: Texts::shared() }
-    }
-}
-
-impl Loader {
-    /// Reads a block's records, as far as they are any. `false` where bytes are left that are none.
-    pub fn read_all(&mut self, mut records: &[u8], count: &mut RecordCount) -> bool {
-        while !records.is_empty() {
-            let Some((record, rest)) = Record::split_sharing(records, &mut self.texts) else {
-                return false;
-            };
-            count.records += 1;
-            count.unknown += u64::from(matches!(record, Record::Unknown(_)));
-            self.read(record);
-            records = rest;
-        }
-        true
-    }
-
-    /// See [`State::read`].
-    pub fn read(&mut self, record: Record) {
-        match record {
-            Record::Known(Entry::Page(page))
-                if self.run.last().is_none_or(|(last, _)| *last < page.pfn) =>
-            {
-                self.run.push((page.pfn, page));
-            }
-            Record::Origin(origin) => match self.run.last_mut() {
-                Some((pfn, page)) if (*pfn, page.since) == (origin.pfn, origin.since) => {
-                    fill(page, &origin, &self.state.dimms);
-                }
-                _ => self.state.read_after(&mut self.run, Record::Origin(origin)),
-            },
-            Record::Known(Entry::Page(page)) => {
-                self.state.add_run(&mut self.run);
-                self.run.push((page.pfn, page));
-            }
-            // Says nothing of pages.
-            Record::Dimm(_) | Record::Unknown(_) => self.state.read(record),
-            Record::Known(_) => self.state.read_after(&mut self.run, record),
-        }
-    }
-
-    /// The list, settled.
-    #[must_use]
-    pub fn finish(mut self) -> State {
-        self.state.add_run(&mut self.run);
-        self.state.settle();
-        self.state
-    }
-}
-
 impl State {
-    fn read_after(&mut self, run: &mut Vec<(Pfn, Box<RetiredPage>)>, record: Record) {
-        self.add_run(run);
-        self.read(record);
-    }
-
-    /// What [`Self::insert`] does, for pages that are ascending.
-    fn add_run(&mut self, run: &mut Vec<(Pfn, Box<RetiredPage>)>) {
+    /// Takes in pages that are ascending, and have their origins. All at once where they are the
+    /// first: a tree that grows page by page takes several times as long.
+    pub(crate) fn add_run(&mut self, run: Vec<(Pfn, Box<RetiredPage>)>) {
         if !self.pages.is_empty() || !self.waiting.is_empty() {
-            run.drain(..).for_each(|(_, page)| self.insert(page));
+            run.into_iter().for_each(|(_, page)| self.insert(page));
             return;
         }
         if !self.observed.is_empty() {
@@ -369,7 +291,7 @@ impl State {
                 self.suspended.remove(&(*pfn, page.since));
             });
         }
-        self.pages = core::mem::take(run).into_iter().collect();
+        self.pages = run.into_iter().collect();
     }
 }
 
@@ -399,7 +321,7 @@ fn inherit(page: &mut RetiredPage, before: &RetiredPage) {
 }
 
 /// A module whose record is lost stays unknown.
-fn fill(page: &mut RetiredPage, origin: &Origin, dimms: &BTreeMap<u64, Arc<Dimm>>) {
+pub(crate) fn fill(page: &mut RetiredPage, origin: &Origin, dimms: &BTreeMap<u64, Arc<Dimm>>) {
     page.epoch = origin.epoch;
     page.dimm = origin.dimm.and_then(|digest| dimms.get(&digest).cloned());
     (page.location.imc, page.location.pci) = (origin.imc, origin.pci);

@@ -10,7 +10,7 @@ use ras_core::{
 };
 use ras_store_format::layout::{BLOCK_SIZE, PAYLOAD_SIZE, encode_commit};
 use ras_store_format::{
-    Change, ChangeKind, Damage, Encoder, Entry, Geometry, Header, Loader, Observations, Reading,
+    Change, ChangeKind, Damage, Encoder, Entry, Geometry, Header, Observations, Part, Reading,
     Record, State, Witness,
 };
 
@@ -325,14 +325,18 @@ fn read(mut records: &[u8]) -> State {
     state
 }
 
-/// The same by way of a [`Loader`], which takes pages in at once.
-fn loaded(mut records: &[u8]) -> State {
-    let mut loader = Loader::default();
-    while let Some((record, rest)) = Record::split(records) {
-        loader.read(record);
-        records = rest;
+/// The same by way of [`Part`]s, the second of which begins behind `first` records.
+fn joined(records: &[u8], first: usize) -> State {
+    let mut rest = records;
+    for _ in 0..first {
+        rest = Record::split(rest).map_or(rest, |(_, rest)| rest);
     }
-    loader.finish()
+    let parts = [&records[..records.len() - rest.len()], rest].map(|records| {
+        let mut part = Part::default();
+        assert!(part.read(records));
+        part
+    });
+    State::of(parts)
 }
 
 fn applied(entry: Entry) -> State {
@@ -357,11 +361,14 @@ proptest! {
 
     /// A rewrite says the same: the entries of a state make that state.
     #[test]
-    fn a_state_is_its_entries(entries in proptest::collection::vec(entry(), 0..40)) {
+    fn a_state_is_its_entries(
+        entries in proptest::collection::vec(entry(), 0..40),
+        cut in 0..80usize,
+    ) {
         let mut encoder = Encoder::default();
         let bytes: Vec<u8> =
             entries.iter().flat_map(|entry| encoder.encode(entry).unwrap()).collect();
-        prop_assert!(loaded(&bytes) == read(&bytes), "a loader sees another list");
+        prop_assert!(joined(&bytes, cut) == read(&bytes), "in parts it is another list");
         let mut state = State::default();
         for entry in entries {
             state.apply(entry.clone());
