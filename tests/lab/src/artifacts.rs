@@ -156,12 +156,14 @@ const PROGRAMS: [(&str, &str); 5] = [
 ];
 
 /// Programs that only run inside a lab's machine.
-const INSIDE: [(&str, &str); 5] = [
+const INSIDE: [(&str, &str); 7] = [
     ("lab-agent", "ras-lab"),
     ("page-holder", "ras-lab"),
     ("erst-list", "ras-lab"),
     ("memory-hog", "ras-lab"),
     ("demo-story", "ras-lab"),
+    ("power-writer", "ras-lab"),
+    ("power-images", "ras-lab"),
 ];
 
 fn of_workspace(
