@@ -7,6 +7,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -62,6 +63,8 @@ pub struct Moment<'a> {
     pub number: u64,
     /// What is durable.
     pub durable: &'a [u8],
+    /// Which bytes of it were not, at the moment before.
+    pub made_durable: &'a [Range<usize>],
     /// What was written since the last flush, in the log's order.
     pub unflushed: &'a [Request],
     /// What was acknowledged by now.
@@ -79,7 +82,15 @@ pub fn moments(
 ) -> Result<()> {
     let mut promises = Promises::new();
     let mut unflushed: Vec<Request> = Vec::new();
+    let mut made_durable = Vec::new();
     let mut number = 0;
+    let write = |disk: &mut [u8], request: &Request, written: &mut Vec<Range<usize>>| {
+        // The log's reader has checked that it is on the disk it was told of.
+        let place = disk.get_mut(request.place()).context("a write beyond the disk")?;
+        place.copy_from_slice(&request.data);
+        written.push(request.place());
+        anyhow::Ok(())
+    };
     for event in log {
         match event? {
             Event::Mark(text) if text == END => return Ok(()),
@@ -89,16 +100,18 @@ pub fn moments(
                     each(&Moment {
                         number,
                         durable: &disk,
+                        made_durable: &made_durable,
                         unflushed: &unflushed,
                         promises: &promises,
                     })?;
                     number += 1;
+                    made_durable.clear();
                     for request in unflushed.drain(..) {
-                        write(&mut disk, &request, 0..request.data.len() / SECTOR);
+                        write(&mut disk, &request, &mut made_durable)?;
                     }
                 }
                 if request.flush && request.fua {
-                    write(&mut disk, &request, 0..request.data.len() / SECTOR);
+                    write(&mut disk, &request, &mut made_durable)?;
                 } else if !request.data.is_empty() {
                     unflushed.push(request);
                 }
@@ -145,38 +158,32 @@ impl Survivors {
 /// journal's own blocks have a checksum each, and are not all written twice.
 const METADATA_SECTORS: usize = 8;
 
-/// What is on the disk when power comes back.
+/// What is on the disk when power comes back, beyond what is durable: bytes and their places, in the order
+/// of writing.
 #[must_use]
-pub fn image(moment: &Moment<'_>, survivors: Survivors, rng: &mut Rng) -> Vec<u8> {
-    let mut disk = moment.durable.to_vec();
+pub fn kept<'a>(
+    moment: &Moment<'a>,
+    survivors: Survivors,
+    rng: &mut Rng,
+) -> Vec<(usize, &'a [u8])> {
+    let mut all = Vec::new();
     let count = moment.unflushed.len();
     for (index, request) in moment.unflushed.iter().enumerate() {
-        let unit = if request.metadata { METADATA_SECTORS } else { 1 };
-        let sectors = request.data.len() / SECTOR;
-        for first in (0..sectors).step_by(unit) {
-            let kept = match survivors {
+        let unit = SECTOR * if request.metadata { METADATA_SECTORS } else { 1 };
+        for (number, bytes) in request.data.chunks(unit).enumerate() {
+            let is_kept = match survivors {
                 _ if request.fua => true,
                 Survivors::None => false,
                 Survivors::All => true,
                 Survivors::First(eighths) => index * 8 < count * usize::from(eighths),
                 Survivors::Some(eighths) => rng.below(8) < u64::from(eighths),
             };
-            if kept {
-                write(&mut disk, request, first..sectors.min(first + unit));
+            if is_kept {
+                all.push((request.place().start + number * unit, bytes));
             }
         }
     }
-    disk
-}
-
-/// Writes some of a request's sectors. The log's reader has checked that they are on the disk.
-fn write(disk: &mut [u8], request: &Request, sectors: std::ops::Range<usize>) {
-    let bytes = sectors.start * SECTOR..sectors.end * SECTOR;
-    let start = usize::try_from(request.sector).map(|sector| sector * SECTOR + bytes.start);
-    let place = start.ok().and_then(|start| disk.get_mut(start..start + bytes.len()));
-    if let (Some(place), Some(data)) = (place, request.data.get(bytes)) {
-        place.copy_from_slice(data);
-    }
+    all
 }
 
 /// Choices that can be made again: SplitMix64.
@@ -203,8 +210,12 @@ mod tests {
     }
 
     /// The first byte of each sector.
-    fn bytes(disk: &[u8]) -> Vec<u8> {
-        disk.iter().step_by(SECTOR).copied().collect()
+    fn made(moment: &Moment<'_>, survivors: Survivors, rng: &mut Rng) -> Vec<u8> {
+        let mut disk = moment.durable.to_vec();
+        for (at, bytes) in kept(moment, survivors, rng) {
+            disk[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        disk.into_iter().step_by(SECTOR).collect()
     }
 
     #[test]
@@ -225,10 +236,11 @@ mod tests {
         let mut seen = Vec::new();
         let replay = |log: Vec<Event>, seen: &mut Vec<_>| {
             moments(vec![0; 4 * SECTOR], log.into_iter().map(Ok), |moment| {
-                let mut rng = Rng(1);
-                let least = image(moment, Survivors::None, &mut rng);
-                let most = image(moment, Survivors::All, &mut rng);
-                seen.push((bytes(&least), bytes(&most), moment.promises.get(&7).copied()));
+                let least = made(moment, Survivors::None, &mut Rng(1));
+                let most = made(moment, Survivors::All, &mut Rng(1));
+                let durable = moment.made_durable.iter().map(|range| range.start / SECTOR);
+                let durable: Vec<usize> = durable.collect();
+                seen.push((least, most, durable, moment.promises.get(&7).copied()));
                 Ok(())
             })
         };
@@ -236,9 +248,9 @@ mod tests {
         assert_eq!(
             seen,
             [
-                (vec![0, 0, 0, 0], vec![1, 0, 0, 0], Some(Expected::Either)),
-                (vec![1, 0, 3, 0], vec![1, 2, 3, 0], Some(Expected::On)),
-                (vec![1, 2, 3, 4], vec![1, 2, 3, 4], Some(Expected::On)),
+                (vec![0, 0, 0, 0], vec![1, 0, 0, 0], vec![], Some(Expected::Either)),
+                (vec![1, 0, 3, 0], vec![1, 2, 3, 0], vec![0], Some(Expected::On)),
+                (vec![1, 2, 3, 4], vec![1, 2, 3, 4], vec![1, 2, 3], Some(Expected::On)),
             ]
         );
         let cut = replay(log[..6].to_vec(), &mut Vec::new()).unwrap_err();
@@ -255,18 +267,19 @@ mod tests {
         let moment = Moment {
             number: 0,
             durable: &vec![0; 32 * SECTOR],
+            made_durable: &[],
             unflushed: &unflushed,
             promises: &promises,
         };
         let mut rng = Rng(3);
         let images: Vec<Vec<u8>> =
-            (0..64).map(|_| bytes(&image(&moment, Survivors::Some(4), &mut rng))).collect();
-        let torn = |range: std::ops::Range<usize>| {
+            (0..64).map(|_| made(&moment, Survivors::Some(4), &mut rng)).collect();
+        let torn = |range: Range<usize>| {
             images.iter().any(|image| image[range.clone()].windows(2).any(|two| two[0] != two[1]))
         };
         assert!(torn(0..16) && torn(16..32));
         assert!(!torn(16..24) && !torn(24..32));
-        let first = bytes(&image(&moment, Survivors::First(4), &mut rng));
+        let first = made(&moment, Survivors::First(4), &mut rng);
         assert_eq!(first, [[1; 16], [0; 16]].concat());
         let all: Vec<_> = (0..8).map(Survivors::nth).collect();
         assert_eq!(all, Survivors::KINDS);

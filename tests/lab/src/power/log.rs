@@ -6,6 +6,7 @@
 //! flush has made it durable, just before that flush, and at once where it bypasses the cache (FUA).
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -49,6 +50,16 @@ pub struct Request {
     pub sector: u64,
     /// What was written; whole sectors, none of a mere flush.
     pub data: Vec<u8>,
+}
+
+impl Request {
+    /// The bytes of the disk that it writes.
+    #[must_use]
+    pub fn place(&self) -> Range<usize> {
+        // Beyond the address space is beyond any disk that fits into it.
+        let start = usize::try_from(self.sector).unwrap_or(usize::MAX).saturating_mul(SECTOR);
+        start..start.saturating_add(self.data.len())
+    }
 }
 
 /// A log, read from its start.

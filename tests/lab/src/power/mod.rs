@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use ras_core::RetiredPage;
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +37,7 @@ use lab::Lab;
 /// Where the machine's list is.
 pub const STORE: &str = "/var/lib/rasd";
 
-/// What `power-images` prints.
+/// What `power images` prints.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     /// Moments in the log at which power could go: one before each flush.
@@ -50,8 +50,8 @@ pub struct Report {
     pub moments_seen: u64,
     /// Disks with a list that was, or was made, sound, and holds what it has to.
     pub sound: u64,
-    /// Of these, those that had to be mended: a commit was under way.
-    pub mendable: u64,
+    /// Disks with a list that had to be mended: a commit was under way.
+    pub mended: u64,
     /// Disks from before there was a list.
     pub without_list: u64,
     /// Disks that rasctl repaired and verified as well.
@@ -68,7 +68,7 @@ impl Report {
         self.images += other.images;
         self.moments_seen += other.moments_seen;
         self.sound += other.sound;
-        self.mendable += other.mendable;
+        self.mended += other.mended;
         self.without_list += other.without_list;
         self.by_rasctl += other.by_rasctl;
         self.losses += other.losses;
@@ -186,31 +186,29 @@ fn record(
     let kills = extent.kills.to_string();
     let seed = (extent.seed + number as u64).to_string();
     let mut command =
-        vec!["/bin/power-writer", &disks.disk, &disks.log, recording.options, &kills, &seed];
+        vec!["/bin/power", "record", &disks.disk, &disks.log, recording.options, &kills, &seed];
     if !recording.flushes {
         command.push("stop");
     }
     machine.forget_events();
     machine.start("writer", &command)?;
-    // Each kill is one start of rasd, a few seconds on a slow day.
-    for _ in 0..extent.kills {
-        let before = machine.events().len();
-        let done = machine.wait("an answer", LONG, |events| {
-            let over = is_over(events, recording.flushes)?;
-            Some(over)
-        });
-        match done {
-            Ok(true) => break,
-            Ok(false) => {
-                let said: Vec<&str> = machine.said("writer").collect();
-                anyhow::bail!("the writer ended: {}", said.last().unwrap_or(&""));
-            }
-            // It goes on; the machine's agent wants to hear from us now and then.
-            Err(_) if machine.events().len() > before => {
-                machine.read("/proc/uptime")?;
-            }
-            Err(error) => return Err(error),
+    let mut over = None;
+    // Each kill is one start of rasd, some seconds on a slow day.
+    for _ in 0..=extent.kills {
+        // The machine's agent wants to hear from us now and then.
+        machine.read("/proc/uptime")?;
+        let patience = LONG.min(Duration::from_secs(20));
+        over =
+            machine.wait("the writer", patience, |events| is_over(events, recording.flushes)).ok();
+        if over.is_some() {
+            break;
         }
+    }
+    let said = || machine.said("writer").last().unwrap_or("nothing").to_owned();
+    match over {
+        Some(true) => {}
+        Some(false) => bail!("the writer ended; it said {}", said()),
+        None => bail!("the writer does not come to an end; it said {}", said()),
     }
     let promises = promises(machine.events())?;
     let count = |wanted| promises.values().filter(|expected| **expected == wanted).count();
@@ -298,20 +296,20 @@ fn replay(story: &mut Story, machine: &mut Machine, number: usize, extent: Exten
         let count = BATCH.min(images - from);
         let numbers = [images, from, count, extent.seed].map(|number| number.to_string());
         let [images, from, count, seed] = numbers.each_ref().map(String::as_str);
-        let program = "/bin/power-images";
-        let command = [program, Lab::FRESH, &log, recording.options, images, from, count, seed];
+        let words = [Lab::FRESH, &log, recording.options, images, from, count, seed];
+        let command = [&["/bin/power", "images"], &words[..]].concat();
         let ran = machine.run(&command, LONG)?;
-        ensure!(ran.code == Some(0), "power-images failed: {}", ran.stderr.trim());
+        ensure!(ran.code == Some(0), "making disks: {}", ran.stderr.trim());
         report.add(
             serde_json::from_str(&ran.stdout)
-                .with_context(|| format!("power-images said {}", ran.stdout))?,
+                .with_context(|| format!("the disks: {}", ran.stdout))?,
         );
     }
-    let Report { moments, moments_seen, sound, mendable, without_list, by_rasctl, losses, .. } =
+    let Report { moments, moments_seen, sound, mended, without_list, by_rasctl, losses, .. } =
         report;
     story.note(&format!(
         "{} disks of {moments_seen} moments of {moments}; {without_list} before there was a list, \
-         {mendable} with a commit under way, {by_rasctl} repaired and verified by rasctl",
+         {mended} with a commit under way, {by_rasctl} repaired and verified by rasctl",
         report.images
     ));
     if recording.flushes {
@@ -319,7 +317,7 @@ fn replay(story: &mut Story, machine: &mut Machine, number: usize, extent: Exten
         let whole = losses == 0 && sound > 0 && sound + without_list == report.images;
         let verdict = if whole { Ok(()) } else { Err(format!("{losses} are not")) };
         story.check(&format!("{sound} lists hold every page that was acknowledged"), verdict);
-        let some = if mendable > 0 { Ok(()) } else { Err("no commit was caught".to_owned()) };
+        let some = if mended > 0 { Ok(()) } else { Err("no commit was caught".to_owned()) };
         story.check("some of them had a commit under way, and were mended", some);
     } else {
         report.told.iter().take(3).for_each(|told| story.note(told));
