@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::mount::{MsFlags, mount, umount};
-use persist_store::{Store, Verdict};
+use persist_store::{Store, StoreError, Verdict};
 use ras_lab::power::crash::{Expected, Moment, Promises, Rng, Survivors, kept, moments};
 use ras_lab::power::log::Log;
 use ras_lab::power::{Report, sectors_of};
@@ -137,16 +137,26 @@ fn look_at_list(
     by_rasctl: bool,
     report: &mut Report,
 ) -> Result<()> {
-    let there = dir.join("journal").exists();
-    if by_rasctl && there {
+    let found = match persist_store::verify(dir) {
+        // Before the first acknowledgement there need not be a list; opening it makes one.
+        Err(StoreError::NotFound { .. }) => None,
+        other => Some(other.context("verifying the list")?),
+    };
+    match &found {
+        Some(found) if found.verdict == Verdict::Damaged => {
+            bail!("the list is called damaged: {}", found.recovery);
+        }
+        Some(found) => report.mended += u64::from(found.verdict == Verdict::Mendable),
+        None => report.without_list += 1,
+    }
+    if by_rasctl && found.is_some() {
         rasctl(dir, "repair")?;
         rasctl(dir, "verify")?;
         report.by_rasctl += 1;
     }
     let (store, recovery) = Store::open(dir).context("opening the list")?;
     ensure!(recovery.damage.is_none(), "a false alarm: {recovery}");
-    report.without_list += u64::from(recovery.created);
-    report.mended += u64::from(!recovery.is_clean());
+    ensure!(recovery.created == found.is_none(), "a list was overlooked: {recovery}");
     let listed: BTreeSet<u64> = store.state().pages.keys().map(|pfn| pfn.0).collect();
     drop(store);
     for (pfn, expected) in promises {
@@ -161,7 +171,7 @@ fn look_at_list(
     let after = persist_store::verify(dir).context("verifying the list again")?;
     ensure!(after.verdict == Verdict::Sound, "not mended: {}", after.recovery);
     ensure!(after.unaccepted.is_empty(), "a loss is noted: {:?}", after.unaccepted);
-    report.sound += 1;
+    report.sound += u64::from(found.is_some());
     Ok(())
 }
 

@@ -114,13 +114,20 @@ impl Orders {
                 Err(error) => return Err(error).context("un-retiring a page"),
             }
         }
-        let pfn = self.next;
-        self.promise(Expected::Either, pfn)?;
-        let range = PfnRange { start: Pfn(pfn), count: 1 };
-        client.retire(&[range], "the lab's order").context("retiring a page")?;
-        self.next += 3;
-        self.on.push(pfn);
-        self.promise(Expected::On, pfn)
+        // Mostly one page, which takes a sector; sometimes as many as take several blocks.
+        let count = if self.rng.below(6) == 0 { 2 + self.rng.below(60) } else { 1 };
+        let pages = self.next..self.next + count;
+        for pfn in pages.clone() {
+            self.promise(Expected::Either, pfn)?;
+        }
+        let range = PfnRange { start: Pfn(pages.start), count };
+        client.retire(&[range], "the lab's order").context("retiring pages")?;
+        self.next = pages.end + 2;
+        for pfn in pages {
+            self.on.push(pfn);
+            self.promise(Expected::On, pfn)?;
+        }
+        Ok(())
     }
 
     fn promise(&self, expected: Expected, pfn: u64) -> Result<()> {
