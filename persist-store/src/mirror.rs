@@ -7,7 +7,7 @@
 //! The list decides; the mirror only remembers. Nothing is taken from the list because the mirror lacks
 //! it, and nothing comes back that a person or a rule took out.
 
-use ras_core::{Pfn, RetiredPage, Timestamp};
+use ras_core::{Pfn, RetireState, RetiredPage, Timestamp};
 use ras_store_format::{AuditKind, Change, ChangeKind, Entry, State};
 
 use crate::{ErstList, ImageList, Medium, PageList, RecordStore, StoreError};
@@ -40,14 +40,17 @@ impl<R: RecordStore> Mirror for ErstList<R> {
 #[must_use]
 pub fn brought_back(list: &State, mirror: &State, place: &str, now: Timestamp) -> Vec<Entry> {
     let note = format!("brought back from {place}, which the list had lost it from");
-    let back = |page: &RetiredPage| RetiredPage {
-        updated: now,
-        outcome: note.clone(),
-        diagnosis: match page.diagnosis.is_empty() {
-            true => "no longer known".into(),
-            false => page.diagnosis.clone(),
-        },
-        ..page.clone()
+    let back = |page: &RetiredPage, state| {
+        Entry::from(RetiredPage {
+            state,
+            updated: now,
+            outcome: note.as_str().into(),
+            diagnosis: match page.diagnosis.is_empty() {
+                true => "no longer known".into(),
+                false => page.diagnosis.clone(),
+            },
+            ..page.clone()
+        })
     };
     let active = mirror.pages.values().filter(|page| is_missing(list, page));
     let suspended = mirror.suspended.values().map(|suspended| &suspended.page);
@@ -60,8 +63,7 @@ pub fn brought_back(list: &State, mirror: &State, place: &str, now: Timestamp) -
         if list.pages.contains_key(&page.pfn) {
             continue;
         }
-        entries
-            .push(Entry::Page(RetiredPage { state: ras_core::RetireState::Pending, ..back(page) }));
+        entries.push(back(page, RetireState::Pending));
         entries.push(Entry::Changed(Change {
             pfn: page.pfn,
             since: page.since,
@@ -72,7 +74,7 @@ pub fn brought_back(list: &State, mirror: &State, place: &str, now: Timestamp) -
             note: note.clone(),
         }));
     }
-    entries.extend(active.map(back).map(Entry::Page));
+    entries.extend(active.map(|page| back(page, page.state)));
     entries
 }
 
@@ -170,7 +172,7 @@ mod tests {
 
         // Condemned anew since then: the mirror has the newer word, and the list lost it.
         let anew =
-            Entry::Page(RetiredPage { since: time(50), ..before.pages[&Pfn(0x12_3001)].clone() });
+            Entry::from(RetiredPage { since: time(50), ..*before.pages[&Pfn(0x12_3001)].clone() });
         let mirror = mirror_of(&applied(&list, &[anew]));
         let entries = brought_back(&list, &mirror, "EFI variables", time(100));
         assert!(

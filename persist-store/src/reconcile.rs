@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use ras_core::{
     Dimm, DimmIdentity, Location, MachineMap, MapEpoch, Pfn, RetireState, RetiredPage, Timestamp,
+    format_smolstr,
 };
 
 use crate::{Change, ChangeKind, Entry, State};
@@ -91,8 +92,7 @@ fn step(state: &State, present: &Present<'_>, now: Timestamp) -> Vec<Entry> {
     let mut plan = Plan { state, present, now, here: present.map.epoch(), entries: Vec::new() };
     let mut moves = Vec::new();
     let mut back = Vec::new();
-    let suspended = state.suspended.values().map(|suspended| &suspended.page);
-    for page in state.pages.values().chain(suspended) {
+    for page in state.all_pages() {
         match plan.judge(page) {
             Judgement::Keep => {}
             Judgement::Back(who, note) => back.push((page, who, note)),
@@ -207,7 +207,7 @@ impl<'a> Plan<'a> {
             attempts: 0,
             dimm: dimm.or(page.dimm.as_ref()).cloned(),
             epoch: self.here,
-            outcome: format!("was page {} before", page.pfn),
+            outcome: format_smolstr!("was page {} before", page.pfn),
             ..page.clone()
         };
         Judgement::Move(Found { page, who, note: why() })
@@ -228,7 +228,7 @@ impl<'a> Plan<'a> {
             let before = moves.len();
             let (free, refused): (Vec<_>, Vec<_>) = moves.into_iter().partition(|(_, found)| {
                 let to = found.page.pfn;
-                let owner = self.state.pages.get(&to).map(name);
+                let owner = self.state.pages.get(&to).map(|page| name(page));
                 let stays = owner
                     .is_some_and(|owner| !leaving.contains(&owner) && !suspended.contains(&owner));
                 let twin = self.state.suspended.contains_key(&name(&found.page))
@@ -256,7 +256,7 @@ impl<'a> Plan<'a> {
         for (page, found) in moves {
             let kind = ChangeKind::Moved { to: found.page.pfn };
             let change = self.change(page, kind, found.who, found.note);
-            self.entries.extend([Entry::Page(found.page), Entry::Changed(change)]);
+            self.entries.extend([Entry::Page(Box::new(found.page)), Entry::Changed(change)]);
         }
     }
 

@@ -120,7 +120,7 @@ impl Host {
 
     /// The stored page.
     pub(crate) fn page(&self, pfn: Pfn) -> Option<RetiredPage> {
-        self.stored().pages.remove(&pfn)
+        self.stored().pages.remove(&pfn).map(|page| *page)
     }
 
     /// `rasd` with this host's configuration.

@@ -57,7 +57,7 @@ fn corrected(pfn: u64) -> RetiredPage {
 }
 
 fn remember(host: &Host, pages: impl IntoIterator<Item = RetiredPage>) {
-    let entries: Vec<Entry> = pages.into_iter().map(Entry::Page).collect();
+    let entries: Vec<Entry> = pages.into_iter().map(Entry::from).collect();
     Store::open(&host.store()).unwrap().0.append_all(&entries).unwrap();
 }
 

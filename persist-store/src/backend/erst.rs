@@ -230,7 +230,7 @@ impl<R: RecordStore> PageList for ErstList<R> {
                 .map_err(crate::error::io_error(store.place(), "read FMPM's records"))?
                 .into_iter()
                 .filter(|page| !state.pages.contains_key(&page.pfn))
-                .map(Entry::Page)
+                .map(Entry::from)
                 .collect();
             // The kernel's record is as durable as ours will be; not getting them into ours is told,
             // and tried again with the next load.

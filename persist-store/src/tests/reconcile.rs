@@ -43,12 +43,12 @@ fn made_on(map: &MachineMap, number: u64, slot: usize) -> RetiredPage {
     page.location.dimm.row = Some(u32::try_from(number).unwrap());
     page.dimm = Some(map.slots[slot].dimm.clone()).filter(|dimm| dimm.size > 0);
     page.epoch = map.epoch();
-    page
+    *page
 }
 
 fn list(pages: impl IntoIterator<Item = RetiredPage>) -> State {
     let mut state = State::default();
-    pages.into_iter().for_each(|page| state.apply(Entry::Page(page)));
+    pages.into_iter().for_each(|page| state.apply(Entry::Page(Box::new(page))));
     state
 }
 
@@ -106,9 +106,7 @@ fn settled_at(state: &State, present: &Present<'_>, now: Timestamp) -> State {
 }
 
 fn states(state: &State) -> Vec<(u64, RetireState)> {
-    let suspended = state.suspended.values().map(|suspended| &suspended.page);
-    let all = state.pages.values().chain(suspended);
-    all.map(|page| (page.pfn.0 - 0x12_3000, page.state)).collect()
+    state.all_pages().map(|page| (page.pfn.0 - 0x12_3000, page.state)).collect()
 }
 
 /// Pages 1, 2 and 3 in the three slots, recorded on one machine and looked at on another.
@@ -202,7 +200,7 @@ fn a_repaired_row_is_on_probation_until_the_next_error() {
 
     // An error after the repair makes an entry of its own, which the repair does not excuse.
     let again = RetiredPage { since: time(1500), ..pages[0].clone() };
-    let failed = settled(&applied(&after, &[Entry::Page(again)]), &present);
+    let failed = settled(&applied(&after, &[Entry::Page(Box::new(again))]), &present);
     assert_eq!(states(&failed), [(1, Retired), (3, Retired), (2, Probation)]);
     let last = failed.audit.back().unwrap();
     assert_eq!(last.who, "rule probation-failed");
@@ -256,7 +254,7 @@ proptest! {
                     page.since = time(10 * now);
                     if bare[0] { page.epoch = None; }
                     if bare[1] { page.dimm = None; }
-                    state.apply(Entry::Page(page));
+                    state.apply(Entry::Page(Box::new(page)));
                 }
                 Event::Unretired(number) => state.apply(unretired(number)),
                 Event::Translate(by) => shift = by,

@@ -134,7 +134,7 @@ impl Ledger {
     /// Stores what still waits, if anything does. Returns whether all of it is durable.
     pub fn flush(&mut self) -> bool {
         let mut entries: Vec<Entry> = self.unsaved.node.iter().cloned().map(Entry::Node).collect();
-        entries.extend(self.unsaved.pages.values().cloned().map(Entry::Page));
+        entries.extend(self.unsaved.pages.values().cloned().map(Entry::from));
         // Observations go first in time: a page entry makes the observations of its page moot.
         entries.splice(0..0, self.unsaved.observed.iter().cloned());
         if entries.is_empty() {
@@ -180,7 +180,7 @@ impl Ledger {
     /// # Errors
     /// The store did not take them: none is on the list.
     pub fn order(&mut self, pages: Vec<RetiredPage>) -> Result<(), StoreError> {
-        let entries: Vec<Entry> = pages.iter().cloned().map(Entry::Page).collect();
+        let entries: Vec<Entry> = pages.iter().cloned().map(Entry::from).collect();
         self.append(&entries)?;
         self.changes += 1;
         for page in pages {
@@ -220,14 +220,14 @@ impl Ledger {
     /// A page as it is now.
     #[must_use]
     pub fn page(&self, pfn: Pfn) -> Option<&RetiredPage> {
-        self.unsaved.pages.get(&pfn).or_else(|| self.state().pages.get(&pfn))
+        self.unsaved.pages.get(&pfn).or_else(|| self.state().pages.get(&pfn).map(|page| &**page))
     }
 
     /// At most `count` pages above `after`, ascending.
     #[must_use]
     pub fn pages(&self, after: Option<Pfn>, count: usize) -> Vec<RetiredPage> {
         let range = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
-        let stored = self.state().pages.range(range).take(count);
+        let stored = self.state().pages.range(range).map(|(pfn, page)| (pfn, &**page)).take(count);
         let waiting = self.unsaved.pages.range(range).take(count);
         // The later word on a page wins.
         let merged: BTreeMap<Pfn, RetiredPage> =
@@ -240,7 +240,7 @@ impl Ledger {
     pub fn page_counts(&self) -> PageCounts {
         let mut counts = PageCounts::default();
         let waiting = &self.unsaved.pages;
-        let stored = self.state().pages.values().filter(|page| !waiting.contains_key(&page.pfn));
+        let stored = self.state().active_pages().filter(|page| !waiting.contains_key(&page.pfn));
         for page in stored.chain(waiting.values()).chain(self.suspended()) {
             counts.add(page.state);
         }
@@ -328,7 +328,7 @@ impl Ledger {
 
 /// The diagnosis' engines as the list left them.
 fn diagnose(policy: &Policy, state: &State) -> Diagnosis {
-    let mut diagnosis = Diagnosis::restore(policy, state.pages.values(), state.observed.iter());
+    let mut diagnosis = Diagnosis::restore(policy, state.active_pages(), state.observed.iter());
     for page in state.suspended.values().map(|suspended| &suspended.page) {
         if page.state == RetireState::Probation {
             diagnosis.mark_probation(page.pfn);

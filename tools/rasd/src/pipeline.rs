@@ -27,7 +27,8 @@ use std::time::{Duration, Instant};
 
 use ras_core::{
     Action, ErrorRecord, Fault, HostOutcome, HostView, NodeState, OfflineMode, PfnRange,
-    RetireReason, RetireState, RetiredPage, Verdict, WalkOutcome, escalate, plan,
+    RetireReason, RetireState, RetiredPage, SmolStr, Verdict, WalkOutcome, escalate,
+    format_smolstr, plan,
 };
 use ras_qmp::ras::RetireCause;
 
@@ -140,7 +141,8 @@ impl Pipeline {
         let page = ledger.page(pfn).filter(|page| page.state == RetireState::Retired).cloned();
         if let Some(mut page) = page {
             let text = outcome::describe(&outcome, &[]);
-            (page.state, page.outcome, page.updated) = (RetireState::Failed, text, wall_clock());
+            (page.state, page.outcome, page.updated) =
+                (RetireState::Failed, text.into(), wall_clock());
             self.store(&mut ledger, None, vec![page]);
         }
     }
@@ -205,8 +207,8 @@ impl Pipeline {
                         location: fault.location.clone(),
                         dimm: self.machine.map.dimm_at(&fault.location).cloned(),
                         epoch,
-                        diagnosis: fault.reason.clone(),
-                        outcome: String::new(),
+                        diagnosis: fault.reason.as_str().into(),
+                        outcome: SmolStr::default(),
                     }));
                 }
                 Action::ReportHealth(_)
@@ -289,7 +291,7 @@ impl Pipeline {
             let Some(mut page) = ledger.page(pfn).cloned() else { continue };
             if page.state != RetireState::Retired {
                 tracing::info!(%pfn, "its guests have left: retired");
-                page.outcome.push_str("; its guests left this host");
+                page.outcome = format_smolstr!("{}; its guests left this host", page.outcome);
                 (page.state, page.updated) = (RetireState::Retired, wall_clock());
                 changed.push(page);
             }
@@ -327,7 +329,7 @@ impl Pipeline {
                 continue;
             }
             page.attempts = page.attempts.saturating_add(answer.attempts);
-            (page.state, page.outcome, page.updated) = (state, text, wall_clock());
+            (page.state, page.outcome, page.updated) = (state, text.into(), wall_clock());
             changed.push(page);
         }
         let unplugged = outcome.guests.iter().filter(|guest| outcome::is_freed(guest)).count();

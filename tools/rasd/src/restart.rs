@@ -96,7 +96,7 @@ impl Pipeline {
             let text = outcome::describe(&answer.outcome, &[]);
             if in_use || (excluded || outcome::was_excluded(&page.outcome)) && page.outcome != text
             {
-                page.outcome = text;
+                page.outcome = text.into();
                 page.attempts = page.attempts.saturating_add(answer.attempts);
                 page.updated = wall_clock();
                 changed.push(page);
@@ -184,7 +184,7 @@ impl Pipeline {
                 time: page.since,
                 previous_boot,
                 location: page.location,
-                reason: page.diagnosis,
+                reason: page.diagnosis.into(),
                 // Its evacuation, if one was decided, is stored by itself.
                 host_risk: None,
             };
