@@ -215,7 +215,7 @@ fn record(
     let (on, off) = (count(Expected::On), count(Expected::Off));
     story.check(
         &format!("rasd answered for {on} pages, and for {off} that were given back"),
-        if on > 20 && off > 0 { Ok(()) } else { Err("too few to mean anything".to_owned()) },
+        if on > 20 { Ok(()) } else { Err("too few to mean anything".to_owned()) },
     );
     Ok(promises)
 }
