@@ -28,8 +28,9 @@ pub struct Hardware {
     pub error_records: Option<PathBuf>,
     /// RAM in MiB.
     pub memory_mib: u32,
-    /// An image file that becomes the disk `/dev/vda`.
-    pub disk: Option<PathBuf>,
+    /// Image files that become the disks `/dev/vda`, `/dev/vdb` and so on. Each has a cache that only a
+    /// flush empties, as far as the kernel in the machine can tell.
+    pub disks: Vec<PathBuf>,
     /// UEFI firmware instead of the BIOS.
     pub uefi: Option<Uefi>,
     /// Where the sockets and the console's log go. The path must be short: a socket's name has at
@@ -194,7 +195,7 @@ fn command(hardware: &Hardware) -> Command {
         let path = path.display().to_string().replace(',', ",,");
         command.args(["-drive", &format!("{kind}{path}")]);
     };
-    if let Some(disk) = &hardware.disk {
+    for disk in &hardware.disks {
         drive("if=virtio,format=raw,file=", disk);
     }
     if let Some(uefi) = &hardware.uefi {

@@ -71,7 +71,7 @@ impl Lab {
             processor: Processor::AmdServer,
             error_records: Some(self.store()),
             memory_mib: MEMORY_MIB,
-            disk: None,
+            disks: Vec::new(),
             uefi: None,
             dir,
         })?;

@@ -161,7 +161,7 @@ impl Lab {
             processor: Processor::Intel,
             error_records: None,
             memory_mib: setup.memory_mib,
-            disk: None,
+            disks: Vec::new(),
             uefi: Some(Uefi {
                 code: self.code.clone(),
                 variables,

@@ -88,7 +88,7 @@ impl Lab {
             processor: Processor::Intel,
             error_records: None,
             memory_mib: MEMORY_MIB,
-            disk: Some(disk),
+            disks: vec![disk],
             uefi: None,
             dir,
         })?;
