@@ -163,6 +163,12 @@ impl Config {
         Ok(config)
     }
 
+    /// Where the firmware's variables are, if it has any.
+    #[must_use]
+    pub fn efivars(&self) -> PathBuf {
+        self.paths.sysfs.join("firmware/efi/efivars")
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let value = |fine: bool, key, wants| {
             if fine { Ok(()) } else { Err(ConfigError::Value { key, wants }) }

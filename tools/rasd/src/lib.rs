@@ -10,6 +10,9 @@ pub mod restart;
 mod order;
 
 pub mod boot_list;
+pub mod followers;
+pub mod pace;
+
 pub mod decode;
 pub mod evacuate;
 pub mod guests;

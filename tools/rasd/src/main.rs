@@ -16,6 +16,7 @@ use rasd::cluster;
 use rasd::config::{Config, DEFAULT_FILE, Switch};
 use rasd::control::Control;
 use rasd::evacuate::Evacuations;
+use rasd::followers::{Follower, Followers};
 use rasd::guests::Guests;
 use rasd::host_page::{HostPages, ThisKernel};
 use rasd::kill_point::KillPoint;
@@ -111,6 +112,8 @@ fn run(options: &Options) -> anyhow::Result<()> {
     start_replay(options, &shared)?;
     stop_on_signal(signals, &shared, &stop).context("waiting for signals")?;
 
+    let (boot_lists, firmware) = BootLists::new(&config, machine.map.epoch());
+    let followers: Vec<Box<dyn Follower>> = vec![Box::new(boot_lists)];
     let guests = Guests::new(&config);
     let retry = Duration::from_secs(config.cluster.retry_s);
     let mut pipeline = Pipeline {
@@ -124,7 +127,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
             }
             None => Timings::default(),
         },
-        boot: BootLists::new(&config, machine.map.epoch()),
+        firmware,
         metrics: Metrics::new(config.metrics.file.clone()),
         machine,
         shared,
@@ -133,8 +136,11 @@ fn run(options: &Options) -> anyhow::Result<()> {
         pipeline.metrics.update(|| pipeline.shared.status());
         service::ready(&pipeline.shared.ready_line());
         tracing::info!("ready");
+        let followers =
+            Followers::start(followers, &pipeline.shared).context("following the list")?;
         pipeline.finish(unfinished);
         pipeline.run();
+        followers.finish();
     }
     service::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopped");

@@ -31,7 +31,7 @@ use ras_core::{
 };
 use ras_qmp::ras::RetireCause;
 
-use crate::boot_list::BootLists;
+use crate::boot_list::Account;
 use crate::decode::{decode, left_in_use};
 use crate::evacuate::Evacuations;
 use crate::guests::Guests;
@@ -64,8 +64,8 @@ pub struct Pipeline {
     pub timings: Timings,
     /// Figures for monitoring; on request.
     pub metrics: Metrics,
-    /// The list for the next boot.
-    pub boot: BootLists,
+    /// What firmware did before this boot.
+    pub firmware: Account,
     /// The machine as it was at the start.
     pub machine: Machine,
 }
@@ -87,7 +87,6 @@ impl Pipeline {
             }
         }
         self.shared.ledger().flush();
-        self.boot.finish(&self.shared);
     }
 
     /// The walk of one report. It may hold several records, or none.
@@ -351,7 +350,6 @@ impl Pipeline {
             self.shared.count(|counts| counts.store_errors += 1);
         }
         self.evacuations.retry();
-        self.boot.look(&self.shared);
         self.metrics.update(|| self.shared.status());
     }
 }

@@ -127,7 +127,7 @@ impl Pipeline {
                     }
                     Standing::NoMemory => HostOutcome::NoSuchPage,
                     Standing::InUse
-                        if self.boot.was_handed_over(page.pfn)
+                        if self.firmware.was_handed_over(page.pfn)
                             && self.host.is_reserved(page.pfn) =>
                     {
                         gap.excluded += 1;
