@@ -11,6 +11,7 @@ mod order;
 
 pub mod boot_list;
 pub mod followers;
+pub mod mirror;
 pub mod pace;
 
 pub mod decode;

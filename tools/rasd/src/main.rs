@@ -23,6 +23,7 @@ use rasd::kill_point::KillPoint;
 use rasd::ledger::Ledger;
 use rasd::machine::Machine;
 use rasd::metrics::Metrics;
+use rasd::mirror::Mirroring;
 use rasd::pipeline::Pipeline;
 use rasd::service;
 use rasd::shared::{Handle, Shared};
@@ -96,9 +97,18 @@ fn run(options: &Options) -> anyhow::Result<()> {
 
     let machine = Machine::read(&config.paths);
     machine.log();
-    let mut ledger = Ledger::open(&config.store, &config.policy).context("opening the store")?;
+    let mut ledger =
+        Ledger::open(&config.store.dir, &config.policy).context("opening the store")?;
     for line in ledger.store_status().recovery {
         tracing::warn!("store: {line}");
+    }
+    // First of all: what comes back is held beside the machine like the rest.
+    let mut mirror = Mirroring::new(&config, kill).unwrap_or_else(|error| {
+        tracing::error!(%error, "THE LIST HAS NO MIRROR: the kernel does not tell its boot_id");
+        None
+    });
+    if let Some(mirror) = &mut mirror {
+        mirror.bring_back(|found, place| ledger.bring_back(found, place, wall_clock()));
     }
     if let Err(error) = ledger.reconcile(&machine.map, wall_clock()) {
         let error = format!("{:#}", anyhow::Error::from(error));
@@ -113,7 +123,11 @@ fn run(options: &Options) -> anyhow::Result<()> {
     stop_on_signal(signals, &shared, &stop).context("waiting for signals")?;
 
     let (boot_lists, firmware) = BootLists::new(&config, machine.map.epoch());
-    let followers: Vec<Box<dyn Follower>> = vec![Box::new(boot_lists)];
+    let mut followers: Vec<Box<dyn Follower>> = vec![Box::new(boot_lists)];
+    if let Some(mirror) = mirror {
+        shared.set_mirror(mirror.status());
+        followers.push(Box::new(mirror));
+    }
     let guests = Guests::new(&config);
     let retry = Duration::from_secs(config.cluster.retry_s);
     let mut pipeline = Pipeline {
@@ -141,6 +155,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
         pipeline.finish(unfinished);
         pipeline.run();
         followers.finish();
+        pipeline.metrics.update(|| pipeline.shared.status());
     }
     service::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopped");

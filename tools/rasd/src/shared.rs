@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ras_core::{Evacuation, Timestamp};
-use rasd_api::{BootStatus, Counts, EngineStatus, Gap, HealthStatus, SourceStatus, Status};
+use rasd_api::{
+    BootStatus, Counts, EngineStatus, Gap, HealthStatus, MirrorStatus, SourceStatus, Status,
+};
 
 use crate::ledger::Ledger;
 use crate::source::{Queue, wall_clock};
@@ -21,6 +23,7 @@ pub struct Shared {
     sources: Mutex<Vec<SourceStatus>>,
     gap: Mutex<Gap>,
     boot: Mutex<BootStatus>,
+    mirror: Mutex<MirrorStatus>,
     engine: EngineStatus,
     started: Timestamp,
     ready: AtomicBool,
@@ -38,6 +41,7 @@ impl Shared {
             sources: Mutex::default(),
             gap: Mutex::default(),
             boot: Mutex::default(),
+            mirror: Mutex::default(),
             engine,
             started: wall_clock(),
             ready: AtomicBool::new(false),
@@ -75,6 +79,11 @@ impl Shared {
     /// Says how firmware's list is doing.
     pub fn set_boot(&self, state: &str, detail: &str) {
         *lock(&self.boot) = BootStatus { state: state.into(), detail: detail.into() };
+    }
+
+    /// Says how the mirror is doing.
+    pub fn set_mirror(&self, status: MirrorStatus) {
+        *lock(&self.mirror) = status;
     }
 
     /// One line for the service manager once everything is out of use.
@@ -131,6 +140,7 @@ impl Shared {
             pages,
             gap: *lock(&self.gap),
             boot: lock(&self.boot).clone(),
+            mirror: lock(&self.mirror).clone(),
             sources: lock(&self.sources).clone(),
             queue: self.queue.status(),
             counts: *lock(&self.counts),
