@@ -21,6 +21,7 @@ pub struct Config {
     pub store: Store,
     pub control: PathBuf,
     pub paths: Paths,
+    pub machine: Machine,
     pub sources: Sources,
     pub policy: Policy,
     pub offline: Offline,
@@ -60,6 +61,14 @@ pub struct Paths {
     pub proc: PathBuf,
     pub tracefs: PathBuf,
     pub dev: PathBuf,
+}
+
+/// What can't be read from the machine.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "each key is documented in rasd.toml")]
+pub struct Machine {
+    pub address_map: Option<PathBuf>,
 }
 
 /// Where errors come from.
@@ -223,6 +232,7 @@ impl Default for Config {
             store: Store::default(),
             control: "/run/rasd/rasd.sock".into(),
             paths: Paths::default(),
+            machine: Machine::default(),
             sources: Sources::default(),
             policy: Policy::default(),
             offline: Offline::default(),

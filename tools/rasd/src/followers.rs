@@ -137,7 +137,8 @@ mod tests {
             live_migration: false,
             notes: String::new(),
         };
-        Shared::new(ledger, Queue::new(std::num::NonZeroUsize::MIN), engine)
+        let queue = Queue::new(std::num::NonZeroUsize::MIN);
+        Shared::new(ledger, ras_core::MachineMap::default(), queue, engine)
     }
 
     #[test]

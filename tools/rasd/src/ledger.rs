@@ -12,8 +12,8 @@ use persist_store::{
     brought_back, reconcile,
 };
 use ras_core::{
-    Diagnosis, ErrorRecord, Evacuation, Health, MachineMap, NodeState, Pfn, Policy, RetireState,
-    RetiredPage, Timestamp, Verdict, analyze,
+    Diagnosis, ErrorRecord, Evacuation, Health, NodeState, Pfn, Policy, RetireState, RetiredPage,
+    Timestamp, Verdict, analyze,
 };
 use rasd_api::{PageCounts, PageDetail, StoreStatus, Unretirement};
 
@@ -82,9 +82,8 @@ impl Ledger {
     ///
     /// # Errors
     /// The store did not take it; the list is as it was, and no page too few is kept out of use.
-    pub fn reconcile(&mut self, map: &MachineMap, now: Timestamp) -> Result<(), StoreError> {
-        let present = Present { map, translate: None, repairs: &[] };
-        let entries = reconcile(self.state(), &present, now);
+    pub fn reconcile(&mut self, present: &Present<'_>, now: Timestamp) -> Result<(), StoreError> {
+        let entries = reconcile(self.state(), present, now);
         if entries.is_empty() {
             return Ok(());
         }

@@ -26,8 +26,9 @@
 use std::time::{Duration, Instant};
 
 use ras_core::{
-    Action, ErrorRecord, Fault, HostOutcome, HostView, NodeState, OfflineMode, PfnRange,
-    RetireReason, RetireState, RetiredPage, Verdict, WalkOutcome, escalate, plan,
+    Action, Details as _, ErrorRecord, Fault, HostOutcome, HostView, NodeState, OfflineMode,
+    PfnRange, RetireReason, RetireState, RetiredPage, Verdict, WalkOutcome, escalate, plan,
+    translate,
 };
 use ras_qmp::ras::RetireCause;
 
@@ -38,7 +39,7 @@ use crate::guests::Guests;
 use crate::host_page::{HostPages, Offlined};
 use crate::kill_point::{KillPoint, Step};
 use crate::ledger::Ledger;
-use crate::machine::Machine;
+use crate::machine::{AddressMaps, Machine, place};
 use crate::metrics::Metrics;
 use crate::outcome;
 use crate::shared::Handle;
@@ -68,6 +69,8 @@ pub struct Pipeline {
     pub firmware: Account,
     /// The machine as it was at the start.
     pub machine: Machine,
+    /// Where its memory controllers' own addresses are.
+    pub maps: AddressMaps,
 }
 
 impl Pipeline {
@@ -145,7 +148,10 @@ impl Pipeline {
     }
 
     fn decode(&self, report: &Report) -> Vec<ErrorRecord> {
-        let decoded = decode(&report.body);
+        let mut decoded = decode(&report.body);
+        for record in &mut decoded.records {
+            self.translate(record);
+        }
         for problem in &decoded.problems {
             tracing::warn!(offset = problem.offset, detail = problem.detail, "damaged report");
         }
@@ -154,6 +160,19 @@ impl Pipeline {
             counts.damaged += decoded.problems.len() as u64;
         });
         decoded.records
+    }
+
+    /// Gives a memory controller's error its page, where today's map is known.
+    fn translate(&self, record: &mut ErrorRecord) {
+        let Some(snapshot) = self.maps.snapshot() else { return };
+        if let Err(error) = translate::apply(record, snapshot) {
+            tracing::warn!(error = record.summary, why = %error, "an address is not translated");
+            record.details.add("not_translated", error.to_string());
+        }
+        // Banks inside of a firmware record have addresses of their own. They are not nested deeper.
+        let mut witnesses = std::mem::take(&mut record.witnesses);
+        witnesses.iter_mut().for_each(|witness| self.translate(witness));
+        record.witnesses = witnesses;
     }
 
     /// Every verdict but a fault ends here.
@@ -188,11 +207,10 @@ impl Pipeline {
     fn remember(&self, fault: &Fault, actions: &[Action]) {
         let mut node = None;
         let mut pages = Vec::new();
-        let epoch = self.machine.map.epoch();
         for action in actions {
             match action {
                 Action::RetirePages { pages: range, reason, .. } => {
-                    pages.extend(range.iter().map(|pfn| RetiredPage {
+                    let condemned = range.iter().map(|pfn| RetiredPage {
                         pfn,
                         reason: *reason,
                         state: RetireState::Pending,
@@ -202,11 +220,12 @@ impl Pipeline {
                         updated: wall_clock(),
                         attempts: 0,
                         location: fault.location.clone(),
-                        dimm: self.machine.map.dimm_at(&fault.location).cloned(),
-                        epoch,
+                        dimm: None,
+                        epoch: None,
                         diagnosis: fault.reason.clone(),
                         outcome: String::new(),
-                    }));
+                    });
+                    pages.extend(condemned.map(|page| place(page, &self.shared.map)));
                 }
                 Action::ReportHealth(_)
                 | Action::EvacuateGuest { .. }

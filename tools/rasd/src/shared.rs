@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ras_core::{Evacuation, Timestamp};
+use ras_core::{Evacuation, MachineMap, Timestamp};
 use rasd_api::{
     BootStatus, Counts, EngineStatus, Gap, HealthStatus, MirrorStatus, SourceStatus, Status,
 };
@@ -18,6 +18,8 @@ pub type Handle = Arc<Shared>;
 pub struct Shared {
     /// The queue between the sources and the walk.
     pub queue: Queue,
+    /// The machine's modules and their map, as they were at the start.
+    pub map: MachineMap,
     ledger: Mutex<Ledger>,
     counts: Mutex<Counts>,
     sources: Mutex<Vec<SourceStatus>>,
@@ -33,9 +35,10 @@ pub struct Shared {
 impl Shared {
     /// Everything at its beginning.
     #[must_use]
-    pub fn new(ledger: Ledger, queue: Queue, engine: EngineStatus) -> Handle {
+    pub fn new(ledger: Ledger, map: MachineMap, queue: Queue, engine: EngineStatus) -> Handle {
         Arc::new(Self {
             queue,
+            map,
             ledger: Mutex::new(ledger),
             counts: Mutex::default(),
             sources: Mutex::default(),

@@ -4,6 +4,7 @@
 //! Everything may be missing (virtual machines, containers, firmware that has nothing to say): what is
 //! missing is a note, and what is known is used.
 
+pub mod address_map;
 pub mod edac;
 pub mod memory_map;
 pub mod smbios;
@@ -13,9 +14,10 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-use ras_core::MachineMap;
+use ras_core::{MachineMap, RetiredPage};
 
 use crate::config::Paths;
+pub use address_map::AddressMaps;
 pub use memory_map::{MemoryMap, Standing};
 
 /// The machine as it was found.
@@ -90,6 +92,27 @@ impl Machine {
     }
 }
 
+/// Says of a page which module holds it and under which map it was condemned, as far as that is known, and
+/// where nobody has said so before.
+#[must_use]
+pub fn place(page: RetiredPage, map: &MachineMap) -> RetiredPage {
+    if page.dimm.is_some() || page.epoch.is_some() {
+        return page;
+    }
+    // Memory behind a PCI function (CXL) is in no slot.
+    let slot = page.location.pci.is_none().then(|| map.dimm_at(&page.location)).flatten();
+    RetiredPage { dimm: slot.cloned(), epoch: map.epoch(), ..page }
+}
+
+/// The same of a page that another list, or a person, named: a handle there is of another boot.
+#[must_use]
+pub fn place_ordered(page: RetiredPage, map: &MachineMap) -> RetiredPage {
+    let mut location = page.location.clone();
+    location.dimm.module_handle = None;
+    let placed = place(RetiredPage { location, ..page.clone() }, map);
+    RetiredPage { location: page.location, ..placed }
+}
+
 /// A file of firmware's, up to the longest that is read.
 fn bytes(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
@@ -102,6 +125,7 @@ fn bytes(path: &Path) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ras_core::{MapEpoch, PciAddress, Pfn, Timestamp};
 
     #[test]
     fn a_machine_that_says_nothing_is_no_obstacle() {
@@ -113,6 +137,36 @@ mod tests {
         assert_eq!(machine.map.epoch(), None);
         assert_eq!(machine.notes.len(), 3, "{:?}", machine.notes);
         assert!(machine.notes.iter().any(|note| note.contains("no SMBIOS tables")));
+    }
+
+    #[test]
+    fn a_page_gets_its_module_and_its_map_once() {
+        let map = MachineMap {
+            slots: smbios::parse(&smbios::build::table()).slots,
+            ..MachineMap::default()
+        };
+        let populated: Vec<_> = map.slots.iter().filter(|slot| slot.dimm.size > 0).collect();
+        let label = populated[0].dimm.locator.clone();
+        let order = ras_core::order::retire(None, Pfn(1), Timestamp(7), "root", "x").unwrap();
+        let placed = place(order.clone(), &map);
+        assert_eq!((placed.epoch, &placed.dimm), (map.epoch(), &None), "one of several modules");
+
+        let mut labelled = order;
+        labelled.location.fru = Some(label);
+        labelled.location.dimm.module_handle = Some(0x7777);
+        assert_eq!(place(labelled.clone(), &map).dimm.as_ref(), Some(&populated[0].dimm));
+        let placed = place_ordered(labelled.clone(), &map);
+        assert_eq!(placed.dimm.as_ref(), Some(&populated[0].dimm));
+        assert_eq!(placed.location, labelled.location, "what was said stays");
+        labelled.location.dimm.module_handle = Some(populated[1].handle);
+        assert_eq!(place(labelled.clone(), &map).dimm.as_ref(), Some(&populated[1].dimm));
+        assert_eq!(place_ordered(labelled, &map).dimm.as_ref(), Some(&populated[0].dimm));
+
+        let elsewhere = RetiredPage { epoch: Some(MapEpoch(1)), ..placed };
+        assert_eq!(place(elsewhere.clone(), &MachineMap::default()), elsewhere);
+        let mut cxl = RetiredPage { epoch: None, dimm: None, ..elsewhere };
+        cxl.location.pci = Some(PciAddress { segment: 0, bus: 0x0d, device: 0, function: 0 });
+        assert_eq!(place(cxl, &map).dimm, None);
     }
 
     #[test]
