@@ -34,7 +34,12 @@ const FIRMWARE: [(u64, u64, &str); 4] = [
     (0x1234_6000, 0x3fff_ffff, "System RAM"),
 ];
 
-fn page(pfn: u64, reason: RetireReason, severity: Severity, state: RetireState) -> RetiredPage {
+pub(crate) fn page(
+    pfn: u64,
+    reason: RetireReason,
+    severity: Severity,
+    state: RetireState,
+) -> RetiredPage {
     RetiredPage {
         pfn: Pfn(pfn),
         reason,
@@ -292,7 +297,7 @@ fn the_list_follows_the_modules_and_firmware_follows_the_list() {
 }
 
 /// SMBIOS: one array of system memory with one module of 1 GiB. DMTF DSP0134, types 16, 17 and 127.
-fn module_table(serial: &str) -> Vec<u8> {
+pub(crate) fn module_table(serial: &str) -> Vec<u8> {
     let mut array = vec![16, 15, 0x00, 0x10, 3, 3, 6];
     array.resize(15, 0);
     let mut module = vec![17, 0x28, 0x00, 0x11, 0x00, 0x10];

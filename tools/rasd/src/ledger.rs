@@ -83,6 +83,8 @@ impl Ledger {
     /// # Errors
     /// The store did not take it; the list is as it was, and no page too few is kept out of use.
     pub fn reconcile(&mut self, present: &Present<'_>, now: Timestamp) -> Result<(), StoreError> {
+        // What waits is newer than what the rules would judge.
+        self.flush();
         let entries = reconcile(self.state(), present, now);
         if entries.is_empty() {
             return Ok(());

@@ -21,6 +21,7 @@ pub mod host_page;
 pub mod ledger;
 pub mod machine;
 pub mod outcome;
+pub mod repair;
 
 pub mod source;
 

@@ -211,3 +211,116 @@ impl Follower for Mirroring {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+    use std::sync::{Arc, Mutex};
+
+    use persist_store::RecordStore;
+    use ras_core::{Pfn, Policy, RetireState, Timestamp};
+
+    use crate::ledger::Ledger;
+    use crate::shared::Handle;
+    use crate::source::Queue;
+
+    /// Firmware's error records, by their identifiers.
+    #[derive(Clone, Default)]
+    struct Records(Arc<Mutex<(Vec<Vec<u8>>, bool)>>);
+
+    impl Records {
+        fn set_broken(&self, broken: bool) {
+            self.0.lock().unwrap().1 = broken;
+        }
+
+        fn count(&self) -> usize {
+            self.0.lock().unwrap().0.len()
+        }
+
+        fn mirroring(&self) -> Mirroring {
+            Mirroring {
+                list: Box::new(ErstList::new(self.clone(), Boot([1; 16]))),
+                place: "error records",
+                mounted: None,
+                is_read: false,
+                is_lost: false,
+                pace: Pace::new(Duration::ZERO, Duration::ZERO, Instant::now()),
+                status: MirrorStatus::default(),
+                kill: KillPoint::default(),
+            }
+        }
+    }
+
+    impl RecordStore for Records {
+        fn place(&self) -> &Path {
+            Path::new("/dev/erst_dbg")
+        }
+
+        fn records(&mut self) -> io::Result<Vec<Vec<u8>>> {
+            let (records, broken) = &*self.0.lock().unwrap();
+            if *broken { Err(io::ErrorKind::NotFound.into()) } else { Ok(records.clone()) }
+        }
+
+        fn write(&mut self, record: &[u8]) -> io::Result<()> {
+            let (records, broken) = &mut *self.0.lock().unwrap();
+            if *broken {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            let id = |record: &[u8]| record[96..104].to_vec();
+            records.retain(|known| id(known) != id(record));
+            records.push(record.into());
+            Ok(())
+        }
+    }
+
+    fn ledger(dir: &Path) -> Ledger {
+        Ledger::open(dir, &Policy::default()).unwrap()
+    }
+
+    fn shared(ledger: Ledger) -> Handle {
+        let engine = rasd_api::EngineStatus {
+            name: "none".into(),
+            failover: false,
+            live_migration: false,
+            notes: String::new(),
+        };
+        let queue = Queue::new(std::num::NonZeroUsize::MIN);
+        Shared::new(ledger, ras_core::MachineMap::default(), queue, engine)
+    }
+
+    #[test]
+    fn error_records_are_not_written_before_they_were_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::default();
+        records.set_broken(true);
+        let mut mirror = records.mirroring();
+        let mut first = ledger(&dir.path().join("first"));
+        mirror.bring_back(|list, place| first.bring_back(list, place, wall_clock()));
+        assert_eq!((mirror.status().state.as_str(), mirror.status().errors), ("failing", 1));
+        let page = ras_core::order::retire(None, Pfn(7), Timestamp(7), "root", "x").unwrap();
+        first.order(vec![page]).unwrap();
+        let first = shared(first);
+        mirror.finish(&first);
+        assert_eq!((mirror.status().errors, records.count()), (2, 0));
+
+        records.set_broken(false);
+        mirror.look(&first);
+        assert_eq!(mirror.status().state, "in step", "{:?}", mirror.status());
+        assert_eq!(records.count(), 2, "both copies");
+        let written = mirror.status().written_bytes;
+        mirror.look(&first);
+        mirror.finish(&first);
+        assert!(written > 0 && mirror.status().written_bytes == written, "nothing changed");
+
+        // Another disk: the page is on its list, and in line for the walk.
+        let mut mirror = records.mirroring();
+        let mut second = ledger(&dir.path().join("second"));
+        mirror.bring_back(|list, place| second.bring_back(list, place, wall_clock()));
+        assert_eq!(mirror.status().brought_back, 1);
+        assert_eq!(second.page(Pfn(7)).unwrap().state, RetireState::Pending);
+        assert_eq!(second.take_ordered(9).len(), 1);
+        mirror.finish(&shared(second));
+        assert_eq!(mirror.status().written_bytes, written, "it has that already");
+    }
+}

@@ -25,6 +25,7 @@
 
 use std::time::{Duration, Instant};
 
+use persist_store::{Present, Translate};
 use ras_core::{
     Action, Details as _, ErrorRecord, Fault, HostOutcome, HostView, NodeState, OfflineMode,
     PfnRange, RetireReason, RetireState, RetiredPage, Verdict, WalkOutcome, escalate, plan,
@@ -35,13 +36,14 @@ use ras_qmp::ras::RetireCause;
 use crate::boot_list::Account;
 use crate::decode::{decode, left_in_use};
 use crate::evacuate::Evacuations;
-use crate::guests::Guests;
+use crate::guests::{Guests, chain};
 use crate::host_page::{HostPages, Offlined};
 use crate::kill_point::{KillPoint, Step};
 use crate::ledger::Ledger;
 use crate::machine::{AddressMaps, Machine, place};
 use crate::metrics::Metrics;
 use crate::outcome;
+use crate::repair;
 use crate::shared::Handle;
 use crate::source::{Popped, Report, wall_clock};
 use crate::timings::{Timings, Walk, Watch, nanos};
@@ -103,6 +105,7 @@ impl Pipeline {
         let decode_ns = watch.lap();
 
         for record in records {
+            self.heed_repair(&record, report);
             let fault = self.diagnose(&record, report);
             self.kill.passed(Step::Diagnosed);
             let analyze_ns = watch.lap();
@@ -144,6 +147,20 @@ impl Pipeline {
             let text = outcome::describe(&outcome, &[]);
             (page.state, page.outcome, page.updated) = (RetireState::Failed, text, wall_clock());
             self.store(&mut ledger, None, vec![page]);
+        }
+    }
+
+    /// A row that was replaced for good: what it condemned goes on probation.
+    fn heed_repair(&self, record: &ErrorRecord, report: &Report) {
+        let Some(repair) = repair::of(record, report.arrived) else { return };
+        tracing::warn!(place = %repair.place, "a row was repaired");
+        let translate: &Translate<'_> = &|page, dimm| self.maps.find(page, dimm);
+        let repairs = [repair];
+        let present =
+            Present { map: &self.shared.map, translate: Some(translate), repairs: &repairs };
+        if let Err(error) = self.shared.ledger().reconcile(&present, wall_clock()) {
+            tracing::error!(error = chain(&error), "the list does not know of the repair");
+            self.shared.count(|counts| counts.store_errors += 1);
         }
     }
 

@@ -6,6 +6,7 @@
 
 pub mod address_map;
 pub mod edac;
+pub mod mem_repair;
 pub mod memory_map;
 pub mod smbios;
 pub mod srat;
@@ -30,6 +31,8 @@ pub struct Machine {
     /// Modules as the kernel's EDAC drivers name them. For people: drivers come and go, and labels are
     /// set by hand.
     pub edac: Vec<edac::Module>,
+    /// What could repair them. For people, too.
+    pub repair: Vec<mem_repair::Function>,
     /// What could not be read, and why, one line each.
     pub notes: Vec<String>,
 }
@@ -70,7 +73,8 @@ impl Machine {
             map.ranges.extend(srat::parse(&table));
         }
         let edac = edac::read(&paths.sysfs.join("devices/system/edac/mc"));
-        Self { map, memory, edac, notes }
+        let repair = mem_repair::read(&paths.sysfs.join("bus/edac/devices"));
+        Self { map, memory, edac, repair, notes }
     }
 
     /// Says in the log what was found.
@@ -85,6 +89,9 @@ impl Machine {
         );
         for module in &self.edac {
             tracing::debug!(%module, "EDAC");
+        }
+        for function in &self.repair {
+            tracing::info!(%function, "rows could be repaired");
         }
         for note in &self.notes {
             tracing::warn!("machine: {note}");
