@@ -40,11 +40,12 @@ pub type Translate<'a> = dyn Fn(&RetiredPage, Option<&Dimm>) -> Option<(Pfn, Loc
 /// A post-package repair that stays over a reset (hard PPR).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Repair {
-    /// The module.
-    pub dimm: DimmIdentity,
-    /// The row, with all that the repair's report names (rank, bank group, bank, row; device where only
-    /// one was repaired). An entry matches that knows the same of each.
-    pub place: ras_core::DimmLocation,
+    /// The module, by what is printed on it; `None` where the report names the PCI function that it is
+    /// behind, in `place`.
+    pub dimm: Option<DimmIdentity>,
+    /// The row, with all that the repair's report names (channel, rank, bank group, bank, row; device
+    /// where only one was repaired). An entry matches that knows the same of each.
+    pub place: Location,
     /// When it was done.
     pub time: Timestamp,
 }
@@ -330,12 +331,17 @@ impl<'a> Plan<'a> {
 impl Repair {
     /// Whether `page` was bad in what was repaired, and before that.
     fn repaired(&self, page: &RetiredPage) -> bool {
-        let same = page.dimm.as_ref().and_then(|dimm| dimm.identity.is_same(&self.dimm));
-        let (mine, its) = (&self.place, &page.location.dimm);
+        let same = match &self.dimm {
+            Some(dimm) => page.dimm.as_ref().and_then(|its| its.identity.is_same(dimm)),
+            None => self.place.pci.map(|pci| Some(pci) == page.location.pci),
+        };
+        let channels = (self.place.channel.map(Into::into), page.location.channel.map(Into::into));
+        let (mine, its) = (&self.place.dimm, &page.location.dimm);
         let fits = |mine: Option<u32>, its: Option<u32>| mine.is_none() || mine == its;
         same == Some(true)
             && page.since < self.time
             && mine.row.is_some()
+            && fits(channels.0, channels.1)
             && fits(mine.row, its.row)
             && fits(mine.rank.map(Into::into), its.rank.map(Into::into))
             && fits(mine.chip.map(Into::into), its.chip.map(Into::into))

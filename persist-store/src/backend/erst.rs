@@ -213,6 +213,12 @@ impl<R: RecordStore> ErstList<R> {
         Ok(())
     }
 
+    /// Bytes our own records took in this boot, and how many they may take.
+    #[must_use]
+    pub fn wear(&self) -> (u64, u64) {
+        self.own.wear()
+    }
+
     /// What was found and done in FMPM's records; also how pages get their machine address.
     pub fn crossing_mut(&mut self) -> Option<&mut Crossing> {
         self.crossing.as_mut()
