@@ -3,6 +3,7 @@
 mod boot;
 mod decode;
 mod figure;
+mod ladder;
 mod migration;
 mod store;
 mod vmm;
@@ -13,6 +14,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
+use self::figure::Figure;
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Name {
     /// The walk: commit, event to remembered, start and memory of the monitor, migration, cluster.
@@ -21,6 +24,8 @@ pub(crate) enum Name {
     Store,
     /// Decoding: CPER and machine checks to JSON, registers alone, a long log, one record.
     Decode,
+    /// The monitor: start and memory beside QEMU's, and the steps of the memory ladder.
+    Vmm,
     /// Booting with pages excluded by firmware: a curve of boot time against ranges.
     Boot,
 }
@@ -29,7 +34,7 @@ impl Name {
     /// Whether a figure that misses its target is a failure. Speed beside a peer depends on the machine
     /// and on how the peer was built: it is stated, not judged.
     const fn is_judged(self) -> bool {
-        matches!(self, Self::Walk | Self::Store | Self::Boot)
+        matches!(self, Self::Walk | Self::Store | Self::Vmm | Self::Boot)
     }
 }
 
@@ -38,8 +43,11 @@ pub(crate) const HELP: &str = decode::PEERS;
 
 /// Measures, prints a table and writes the list; false if a judged figure misses its target.
 pub(crate) fn run(names: &[Name], json: Option<&Path>, runs: u32) -> Result<bool> {
-    let names =
-        if names.is_empty() { &[Name::Walk, Name::Store, Name::Decode, Name::Boot] } else { names };
+    let names = if names.is_empty() {
+        &[Name::Walk, Name::Store, Name::Vmm, Name::Decode, Name::Boot]
+    } else {
+        names
+    };
     println!("bench: {}", figure::machine());
     let (mut figures, mut missed) = (Vec::new(), false);
     for name in names {
@@ -47,6 +55,7 @@ pub(crate) fn run(names: &[Name], json: Option<&Path>, runs: u32) -> Result<bool
             Name::Walk => walk::run(runs)?,
             Name::Store => store::run()?,
             Name::Decode => decode::run(runs)?,
+            Name::Vmm => monitor(runs)?,
             Name::Boot => boot::run(runs)?,
         };
         missed |= name.is_judged() && measured.iter().any(|figure| figure.met == Some(false));
@@ -59,4 +68,16 @@ pub(crate) fn run(names: &[Name], json: Option<&Path>, runs: u32) -> Result<bool
         println!("bench: figures written to {}", file.display());
     }
     Ok(!missed)
+}
+
+fn monitor(runs: u32) -> Result<Vec<Figure>> {
+    if let Err(why) = ras_lab::capability::kvm() {
+        println!("bench: rasvmm skipped: {why}");
+        return Ok(Vec::new());
+    }
+    println!("bench: rasvmm beside QEMU, {runs} starts each");
+    let mut figures = vmm::run(runs)?;
+    println!("bench: the memory ladder");
+    figures.extend(ladder::run(runs)?);
+    Ok(figures)
 }
