@@ -89,6 +89,7 @@ impl Lab {
             error_records: None,
             memory_mib: MEMORY_MIB,
             disk: Some(disk),
+            boots_disk: false,
             uefi: None,
             dir,
         })?;
