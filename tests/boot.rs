@@ -61,8 +61,8 @@ fn page(pfn: u64, reason: RetireReason) -> RetiredPage {
         location: Location::default(),
         dimm: None,
         epoch: None,
-        diagnosis: String::new(),
-        outcome: String::new(),
+        diagnosis: "".into(),
+        outcome: "".into(),
     }
 }
 
@@ -153,7 +153,7 @@ impl Machine {
         fs::create_dir_all(&dir).unwrap();
         let (mut store, _) = Store::open(&dir).unwrap();
         for page in pages {
-            store.append(Entry::Page(page.clone())).unwrap();
+            store.append(Entry::Page(Box::new(page.clone()))).unwrap();
         }
     }
 

@@ -22,7 +22,7 @@ const PAGES: u32 = 64;
 
 /// Write number `number`, recognisable by `attempts`.
 fn write_number(number: u32) -> Entry {
-    Entry::Page(RetiredPage {
+    Entry::Page(Box::new(RetiredPage {
         pfn: Pfn(u64::from(number % PAGES)),
         reason: RetireReason::Uncorrected,
         state: RetireState::Pending,
@@ -35,8 +35,8 @@ fn write_number(number: u32) -> Entry {
         dimm: None,
         epoch: None,
         diagnosis: "uncorrected error found by the patrol scrubber".into(),
-        outcome: String::new(),
-    })
+        outcome: "".into(),
+    }))
 }
 
 /// The highest number written.

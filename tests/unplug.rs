@@ -172,8 +172,9 @@ fn a_failing_block_leaves_with_its_data_saved() -> Result<()> {
         return Ok(());
     }
     let (vm, mut qmp) = guest("")?;
-    let failing = page_of_block(2);
-    let answer = qmp.retire_range(failing, PAGE, RetireCause::Corrected, AMPLE)?;
+    // More of the block than is worth other frames.
+    let failing = Gpa(VIRTIO_MEM + 2 * BLOCK);
+    let answer = qmp.retire_range(failing, BLOCK, RetireCause::Corrected, AMPLE)?;
     assert_eq!(answer.outcome, RetireOutcome::Unplugged, "{answer:?}");
     vm.wait_line(|line| about(line, "CMC", "addr", failing.0), SOON)?;
     wait_for_size(&mut qmp, 32 << 20)?;
@@ -184,6 +185,74 @@ fn a_failing_block_leaves_with_its_data_saved() -> Result<()> {
     let held = qmp.memory_map()?.poisoned;
     assert!(held.iter().any(|page| page.gpa == failing && page.held), "{held:?}");
     Ok(())
+}
+
+#[test]
+fn a_failing_page_gets_another_frame_and_the_guest_notices_nothing() -> Result<()> {
+    if skipped() {
+        return Ok(());
+    }
+    let (vm, mut qmp) = guest("")?;
+    let before = qmp.memory_map()?;
+    let frames = Frames::of(&before)?;
+    let plugged = vm.wait_ready(SOON)?.plugged;
+    // Boot memory with the guest's code, stack and page tables among it, and its working set, which it
+    // verifies and rewrites with every tick.
+    let ranges = [(Gpa(0x10_0000), 64), (Gpa(0x110_0000), 256), (Gpa(VIRTIO_MEM), 256)];
+    let mut moved = 0;
+    for _round in 0..3 {
+        for (gpa, count) in ranges {
+            let old: Vec<_> = (0..count).map(|page| frames.at(Gpa(gpa.0 + page * PAGE))).collect();
+            let answer = qmp.retire_range(gpa, count * PAGE, RetireCause::Corrected, AMPLE)?;
+            assert_eq!(answer.outcome, RetireOutcome::Replaced, "{answer:?}");
+            assert!(answer.paused_us > 0 && answer.paused_us <= answer.elapsed_us, "{answer:?}");
+            for (page, old) in (0..).zip(old) {
+                let new = frames.at(Gpa(gpa.0 + page * PAGE));
+                assert_ne!(new, None, "page {page} from {gpa} has a frame");
+                moved += u64::from(old.is_some() && new != old);
+                assert!(old.is_none() || new != old, "page {page} from {gpa} kept its frame");
+            }
+        }
+        lives(&vm)?;
+    }
+    assert!(moved > 3 * 64, "{moved} pages had frames that changed");
+    assert_eq!(vm.last_tick().context("it ticked")?.mce, 0, "nobody was interrupted");
+    let after = qmp.memory_map()?;
+    assert_eq!((after.regions, after.poisoned), (before.regions, vec![]), "no page of it is bad");
+
+    // A page whose data is lost has nothing to be moved.
+    let lost = Gpa(VIRTIO_MEM + 7 * PAGE);
+    qmp.inject_poison(lost)?;
+    let answer = qmp.retire_range(lost, PAGE, RetireCause::Corrected, AMPLE)?;
+    assert_eq!(answer.outcome, RetireOutcome::Unplugged, "{answer:?}");
+    wait_for_size(&mut qmp, plugged)?;
+    lives(&vm)
+}
+
+/// The frames behind a guest's memory, which root may see.
+struct Frames {
+    pagemap: std::fs::File,
+    regions: Vec<ras_qmp::ras::Region>,
+}
+
+impl Frames {
+    fn of(map: &ras_qmp::ras::MemoryMap) -> Result<Self> {
+        let pagemap = std::fs::File::open(format!("/proc/{}/pagemap", map.pid))?;
+        Ok(Self { pagemap, regions: map.regions.clone() })
+    }
+
+    /// Linux, Documentation/admin-guide/mm/pagemap.rst: bit 63 is "present", bits 54:0 the frame.
+    fn at(&self, gpa: Gpa) -> Option<u64> {
+        use std::os::unix::fs::FileExt as _;
+        let region = self.regions.iter().find(|region| {
+            gpa.0.checked_sub(region.gpa.0).is_some_and(|offset| offset < region.size)
+        })?;
+        let mut entry = [0; 8];
+        let at = (region.hva + (gpa.0 - region.gpa.0)) / PAGE * 8;
+        self.pagemap.read_exact_at(&mut entry, at).ok()?;
+        let entry = u64::from_ne_bytes(entry);
+        (entry >> 63 == 1).then_some(entry & ((1 << 55) - 1))
+    }
 }
 
 #[test]

@@ -13,6 +13,8 @@ macro_rules! needs {
 mod events;
 mod guest;
 mod host;
+mod machine;
+mod mirror;
 mod pages;
 mod start;
 

@@ -7,7 +7,8 @@ use std::time::Instant;
 use persist_store::efivarfs::Efivarfs;
 use persist_store::{Boot, EfiVarList, Entry, PageList as _};
 use ras_core::{
-    ErrorSource, Location, Pfn, RetireReason, RetireState, RetiredPage, Severity, Timestamp,
+    ErrorSource, Location, Pfn, RetireReason, RetireState, RetiredPage, Severity, SmolStr,
+    Timestamp,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -20,10 +21,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let first = state.pages.keys().next_back().map_or(0x1000, |last| last.0 + 3);
     let start = Instant::now();
     for number in 0..count {
-        let entry = Entry::Page(page(
+        let entry = Entry::Page(Box::new(page(
             Pfn(first + 3 * number),
             Timestamp::from_secs(1_700_000_000 + number),
-        ));
+        )));
         if let Err(error) = list.commit(&[entry]) {
             println!("refused after {number} commits: {error}");
             break;
@@ -54,7 +55,7 @@ fn page(pfn: Pfn, since: Timestamp) -> RetiredPage {
         location: Location::default(),
         dimm: None,
         epoch: None,
-        diagnosis: String::new(),
-        outcome: String::new(),
+        diagnosis: SmolStr::default(),
+        outcome: SmolStr::default(),
     }
 }

@@ -64,7 +64,7 @@ fn measure_commits(dir: &Path, rounds: usize) -> Result<(Vec<f64>, Vec<f64>), Bo
     let dimms = dimms();
     let mut offset = 0;
     for round in 0..rounds {
-        let entry = Entry::Page(page(round as u64 % 512, round as u64, &dimms));
+        let entry = Entry::Page(Box::new(page(round as u64 % 512, round as u64, &dimms)));
         let begin = Instant::now();
         store.append(entry)?;
         store_us.push(micros(begin.elapsed()));
@@ -92,7 +92,8 @@ fn measure_list(dir: &Path) -> Result<List, Box<dyn Error>> {
     let dimms = dimms();
     let numbers: Vec<u64> = (0..ENTRIES).map(|number| number * 61_681 % ENTRIES).collect();
     for numbers in numbers.chunks(1000) {
-        let entries = numbers.iter().map(|&number| Entry::Page(page(number, number, &dimms)));
+        let entries =
+            numbers.iter().map(|&number| Entry::Page(Box::new(page(number, number, &dimms))));
         store.append_all(&entries.collect::<Vec<_>>())?;
     }
     let mut list =
@@ -155,7 +156,7 @@ fn page(number: u64, time: u64, dimms: &[Arc<Dimm>]) -> RetiredPage {
                 column: Some(low(9)),
                 ..DimmLocation::default()
             },
-            fru: Some(dimm.locator.clone()),
+            fru: Some(dimm.locator.as_str().into()),
             ..Location::default()
         },
         dimm: Some(dimm.clone()),

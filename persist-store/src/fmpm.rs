@@ -15,7 +15,7 @@ use std::io;
 use ras_core::translate::{Snapshot, TranslateError};
 use ras_core::{
     CpuVendor, ErrorRecord, ErrorSource, McaRegisters, Pfn, PhysAddr, Raw, RetireReason,
-    RetireState, RetiredPage, Severity, Timestamp,
+    RetireState, RetiredPage, Severity, SmolStr, Timestamp,
 };
 use ras_store_format::Entry;
 use ras_store_format::fmpm::{self, Fru, FruRecord, Overflow, Poison, Rejected};
@@ -299,8 +299,8 @@ fn page(pfn: Pfn, package: Package, poison: Poison) -> RetiredPage {
         },
         dimm: None,
         epoch: None,
-        diagnosis: String::new(),
-        outcome: String::new(),
+        diagnosis: SmolStr::default(),
+        outcome: SmolStr::default(),
     }
 }
 

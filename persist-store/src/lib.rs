@@ -24,6 +24,7 @@ mod list;
 mod mirror;
 mod reconcile;
 mod recovery;
+mod sound;
 mod store;
 mod verify;
 

@@ -6,8 +6,8 @@
 //!  EfiVarList    two EFI variables: pages, when the disk is lost           [ImageList]
 //!  ErstList      ACPI's error records: the same, and the kernel's own list  [ImageList, Crossing]
 //! ```
-//! One crash suite runs over all of them (`tests/suite.rs`): the medium below is simulated and loses
-//! power at every call.
+//! One suite runs over all of them (`tests/suite.rs`). Its first chapter is what [`PageList`] says; in the
+//! others the medium below is simulated and loses power at every call, which memory has no part in.
 
 use std::path::{Path, PathBuf};
 
@@ -93,19 +93,37 @@ impl PageList for FileList {
     }
 }
 
-/// A list that lives as long as its value.
+/// A list that lives as long as its value: every load of the same one gives what was committed.
 #[derive(Debug, Default)]
 pub struct MemoryList {
     state: State,
+    loaded: bool,
 }
+
+/// What errors call its place.
+const MEMORY: &str = "memory";
 
 impl PageList for MemoryList {
     fn load(&mut self) -> Result<(State, Recovery), StoreError> {
-        Ok((self.state.clone(), Recovery::default()))
+        let created = !self.loaded;
+        self.loaded = true;
+        Ok((self.state.clone(), Recovery { created, ..Recovery::default() }))
     }
 
     fn commit(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
-        entries.iter().cloned().for_each(|entry| self.state.apply(entry));
+        if !self.loaded {
+            return Err(StoreError::Poisoned { dir: MEMORY.into() });
+        }
+        let before = self.state.pages.len() as u64;
+        let mut state = self.state.clone();
+        entries.iter().cloned().for_each(|entry| state.apply(entry));
+        // Bounded as the default is. What makes a full list no longer is always taken.
+        let Capacity { bytes, pages } = self.capacity();
+        let after = state.pages.len() as u64;
+        if after > pages.max(before) {
+            return Err(StoreError::Full { dir: MEMORY.into(), size_max: bytes });
+        }
+        self.state = state;
         Ok(())
     }
 

@@ -7,7 +7,7 @@
 //! The list decides; the mirror only remembers. Nothing is taken from the list because the mirror lacks
 //! it, and nothing comes back that a person or a rule took out.
 
-use ras_core::{Pfn, RetiredPage, Timestamp};
+use ras_core::{Pfn, RetireState, RetiredPage, Timestamp};
 use ras_store_format::{AuditKind, Change, ChangeKind, Entry, State};
 
 use crate::{ErstList, ImageList, Medium, PageList, RecordStore, StoreError};
@@ -21,11 +21,18 @@ pub trait Mirror: PageList {
     /// # Errors
     /// As [`PageList::commit`].
     fn follow(&mut self, state: &State) -> Result<(), StoreError>;
+
+    /// Bytes the medium took in this boot, and how many it may take; after a [`PageList::load`].
+    fn wear(&self) -> (u64, u64);
 }
 
 impl<M: Medium> Mirror for ImageList<M> {
     fn follow(&mut self, state: &State) -> Result<(), StoreError> {
         self.put(state)
+    }
+
+    fn wear(&self) -> (u64, u64) {
+        self.wear()
     }
 }
 
@@ -33,46 +40,49 @@ impl<R: RecordStore> Mirror for ErstList<R> {
     fn follow(&mut self, state: &State) -> Result<(), StoreError> {
         self.put(state)
     }
+
+    fn wear(&self) -> (u64, u64) {
+        self.wear()
+    }
 }
 
-/// The entries that give `list` back what only the mirror remembers, said to come from `place`, `now`.
-/// Once they are committed there are none.
+/// The entries that give `list` back what only the mirror remembers, said to come from `place`, `now`; an
+/// audit event for each. Once they are committed there are none.
 #[must_use]
 pub fn brought_back(list: &State, mirror: &State, place: &str, now: Timestamp) -> Vec<Entry> {
     let note = format!("brought back from {place}, which the list had lost it from");
-    let back = |page: &RetiredPage| RetiredPage {
-        updated: now,
-        outcome: note.clone(),
-        diagnosis: match page.diagnosis.is_empty() {
-            true => "no longer known".into(),
-            false => page.diagnosis.clone(),
-        },
-        ..page.clone()
+    // `updated` stays: no data was lost now, so that nothing has to be thrown away.
+    let back = |page: &RetiredPage| {
+        Entry::from(RetiredPage {
+            state: RetireState::Pending,
+            outcome: note.as_str().into(),
+            diagnosis: match page.diagnosis.is_empty() {
+                true => "no longer known".into(),
+                false => page.diagnosis.clone(),
+            },
+            ..page.clone()
+        })
     };
-    let active = mirror.pages.values().filter(|page| is_missing(list, page));
-    let suspended = mirror.suspended.values().map(|suspended| &suspended.page);
-    let suspended = suspended.filter(|page| is_missing(list, page));
+    let change = |page: &RetiredPage, kind| {
+        let RetiredPage { pfn, since, .. } = *page;
+        let (who, note) = ("mirror".into(), note.clone());
+        Entry::Changed(Change { pfn, since, time: now, kind, logged: true, who, note })
+    };
     let mut entries: Vec<Entry> = Vec::new();
-    for page in suspended {
+    let suspended = mirror.suspended.values().map(|suspended| &suspended.page);
+    for page in suspended.filter(|page| is_missing(list, page)) {
         let Some(kind) = ChangeKind::suspending(page.state) else { continue };
         // As an active page first. Where another entry has the address, it can't come back: what the
         // list knows now is worth more.
         if list.pages.contains_key(&page.pfn) {
             continue;
         }
-        entries
-            .push(Entry::Page(RetiredPage { state: ras_core::RetireState::Pending, ..back(page) }));
-        entries.push(Entry::Changed(Change {
-            pfn: page.pfn,
-            since: page.since,
-            time: now,
-            kind,
-            logged: true,
-            who: "mirror".into(),
-            note: note.clone(),
-        }));
+        entries.extend([back(page), change(page, kind)]);
     }
-    entries.extend(active.map(back).map(Entry::Page));
+    for page in mirror.pages.values().filter(|page| is_missing(list, page)) {
+        // The change is for the audit alone: by then the entry is on the list.
+        entries.extend([back(page), change(page, ChangeKind::Reinstated)]);
+    }
     entries
 }
 
@@ -98,8 +108,6 @@ fn was_taken_out(list: &State, pfn: Pfn, since: Timestamp) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use ras_core::RetireState;
-
     use super::*;
     use crate::backend::simulated_device::SimulatedDevice;
     use crate::tests::{applied, page, time, unretired};
@@ -141,6 +149,15 @@ mod tests {
         let found = &back.pages[&Pfn(0x12_3001)];
         assert_eq!((found.state, found.since), (RetireState::Pending, time(1)));
         assert!(found.outcome.contains("EFI variables"), "{}", found.outcome);
+        let told: Vec<_> = back.audit.iter().map(|event| event.what).collect();
+        let event = |number, kind| AuditKind::Changed {
+            pfn: Pfn(0x12_3000 + number),
+            since: time(number),
+            kind,
+        };
+        let expired = event(2, ChangeKind::Expired);
+        let [one, three] = [1, 3].map(|number| event(number, ChangeKind::Reinstated));
+        assert_eq!(told, [expired, one, three], "each entry once");
         assert_eq!(brought_back(&back, &mirror, "EFI variables", time(101)), []);
         // And the mirror follows what came back without a write.
         assert_eq!(mirror_of(&back), mirror);
@@ -170,13 +187,13 @@ mod tests {
 
         // Condemned anew since then: the mirror has the newer word, and the list lost it.
         let anew =
-            Entry::Page(RetiredPage { since: time(50), ..before.pages[&Pfn(0x12_3001)].clone() });
+            Entry::from(RetiredPage { since: time(50), ..*before.pages[&Pfn(0x12_3001)].clone() });
         let mirror = mirror_of(&applied(&list, &[anew]));
         let entries = brought_back(&list, &mirror, "EFI variables", time(100));
-        assert!(
-            matches!(&entries[..], [Entry::Page(page)] if page.since == time(50)),
-            "{entries:?}"
-        );
+        let back = applied(&list, &entries);
+        assert_eq!(back.pages[&Pfn(0x12_3001)].since, time(50));
+        assert!(back.suspended.is_empty());
+        assert_eq!(brought_back(&back, &mirror, "EFI variables", time(101)), []);
     }
 
     #[test]

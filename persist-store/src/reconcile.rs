@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use ras_core::{
     Dimm, DimmIdentity, Location, MachineMap, MapEpoch, Pfn, RetireState, RetiredPage, Timestamp,
+    format_smolstr,
 };
 
 use crate::{Change, ChangeKind, Entry, State};
@@ -39,11 +40,12 @@ pub type Translate<'a> = dyn Fn(&RetiredPage, Option<&Dimm>) -> Option<(Pfn, Loc
 /// A post-package repair that stays over a reset (hard PPR).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Repair {
-    /// The module.
-    pub dimm: DimmIdentity,
-    /// The row, with all that the repair's report names (rank, bank group, bank, row; device where only
-    /// one was repaired). An entry matches that knows the same of each.
-    pub place: ras_core::DimmLocation,
+    /// The module, by what is printed on it; `None` where the report names the PCI function that it is
+    /// behind, in `place`.
+    pub dimm: Option<DimmIdentity>,
+    /// The row, with all that the repair's report names (channel, rank, bank group, bank, row; device
+    /// where only one was repaired). An entry matches that knows the same of each.
+    pub place: Location,
     /// When it was done.
     pub time: Timestamp,
 }
@@ -91,8 +93,7 @@ fn step(state: &State, present: &Present<'_>, now: Timestamp) -> Vec<Entry> {
     let mut plan = Plan { state, present, now, here: present.map.epoch(), entries: Vec::new() };
     let mut moves = Vec::new();
     let mut back = Vec::new();
-    let suspended = state.suspended.values().map(|suspended| &suspended.page);
-    for page in state.pages.values().chain(suspended) {
+    for page in state.all_pages() {
         match plan.judge(page) {
             Judgement::Keep => {}
             Judgement::Back(who, note) => back.push((page, who, note)),
@@ -207,7 +208,7 @@ impl<'a> Plan<'a> {
             attempts: 0,
             dimm: dimm.or(page.dimm.as_ref()).cloned(),
             epoch: self.here,
-            outcome: format!("was page {} before", page.pfn),
+            outcome: format_smolstr!("was page {} before", page.pfn),
             ..page.clone()
         };
         Judgement::Move(Found { page, who, note: why() })
@@ -228,7 +229,7 @@ impl<'a> Plan<'a> {
             let before = moves.len();
             let (free, refused): (Vec<_>, Vec<_>) = moves.into_iter().partition(|(_, found)| {
                 let to = found.page.pfn;
-                let owner = self.state.pages.get(&to).map(name);
+                let owner = self.state.pages.get(&to).map(|page| name(page));
                 let stays = owner
                     .is_some_and(|owner| !leaving.contains(&owner) && !suspended.contains(&owner));
                 let twin = self.state.suspended.contains_key(&name(&found.page))
@@ -256,7 +257,7 @@ impl<'a> Plan<'a> {
         for (page, found) in moves {
             let kind = ChangeKind::Moved { to: found.page.pfn };
             let change = self.change(page, kind, found.who, found.note);
-            self.entries.extend([Entry::Page(found.page), Entry::Changed(change)]);
+            self.entries.extend([Entry::Page(Box::new(found.page)), Entry::Changed(change)]);
         }
     }
 
@@ -330,12 +331,17 @@ impl<'a> Plan<'a> {
 impl Repair {
     /// Whether `page` was bad in what was repaired, and before that.
     fn repaired(&self, page: &RetiredPage) -> bool {
-        let same = page.dimm.as_ref().and_then(|dimm| dimm.identity.is_same(&self.dimm));
-        let (mine, its) = (&self.place, &page.location.dimm);
+        let same = match &self.dimm {
+            Some(dimm) => page.dimm.as_ref().and_then(|its| its.identity.is_same(dimm)),
+            None => self.place.pci.map(|pci| Some(pci) == page.location.pci),
+        };
+        let channels = (self.place.channel.map(Into::into), page.location.channel.map(Into::into));
+        let (mine, its) = (&self.place.dimm, &page.location.dimm);
         let fits = |mine: Option<u32>, its: Option<u32>| mine.is_none() || mine == its;
         same == Some(true)
             && page.since < self.time
             && mine.row.is_some()
+            && fits(channels.0, channels.1)
             && fits(mine.row, its.row)
             && fits(mine.rank.map(Into::into), its.rank.map(Into::into))
             && fits(mine.chip.map(Into::into), its.chip.map(Into::into))

@@ -8,14 +8,15 @@ use std::path::{Path, PathBuf};
 use ras_core::Timestamp;
 use ras_store_format::layout::{BLOCK_SIZE, COPIES, VERSION};
 use ras_store_format::reading::Repair;
-use ras_store_format::{Damage, Entry, Fault, Header, Loader, Reading, Record, State, Witness};
+use ras_store_format::{Damage, Entry, Fault, Header, Part, Reading, State, Witness};
 use tracing::warn;
 
 use crate::StoreError;
-use crate::backend::{Backend, File};
+use crate::backend::{Backend, Content, File};
 use crate::error::io_error;
 use crate::fresh::{Image, write_copy};
 use crate::journal::{Journal, Limits};
+use crate::sound::{self, SoundJournal};
 
 /// What was found when a store was opened or read. Anything but [`Self::is_clean`] is worth a line in
 /// the log; [`Self::damage`] is worth waking somebody.
@@ -108,21 +109,22 @@ pub(crate) fn open<B: Backend>(
 ) -> Result<(Journal<B>, Recovery), StoreError> {
     // The journal's name may be in the page cache only, after a rename whose sync failed.
     backend.sync_directory().map_err(io_error(dir, "sync the directory"))?;
-    let mut files = Files::load(&backend, dir, limits)?;
-    let Examined { mut state, mut recovery, header, generation_max, repairs, blocks } =
+    let files = Files::load(&backend, dir, limits)?;
+    let witness = files.witness();
+    let Examined { mut state, mut recovery, header, generation_max, journal, repairs, blocks } =
         files.examine(dir)?;
     let fault = recovery.damage;
 
-    let (header, end, capacity) = match (header, &mut files.journal, fault) {
-        (Some(header), Some(bytes), None) => {
+    let (header, end, capacity) = match (header, &journal, fault) {
+        (Some(header), Some(Bytes { size, bytes }), None) => {
             if recovery.torn_tail.is_some() {
                 let kept = keep_tail(&mut backend, header, bytes, &repairs);
                 recovery.quarantined = kept.map(|name| quarantine(dir, &name));
             }
             mend(&mut backend, bytes, &repairs)
-                .and_then(|()| settle(&mut backend, bytes, header, &blocks))
+                .and_then(|()| settle(&mut backend, header, &blocks))
                 .map_err(io_error(dir, "mend the journal"))?;
-            (header, blocks.end, header.geometry.capacity(bytes.len() as u64))
+            (header, blocks.end, header.geometry.capacity(*size))
         }
         (header, journal, fault) => {
             if let Some(fault) = fault {
@@ -149,7 +151,7 @@ pub(crate) fn open<B: Backend>(
         }
     };
 
-    if files.witness().is_none() {
+    if witness.is_none() {
         let witness = Witness { generation: header.generation, blocks: end };
         // It only narrows what can be told of later damage: no reason to keep the list from use.
         if let Err(error) = make_witness(&mut backend, witness) {
@@ -165,8 +167,20 @@ pub(crate) fn open<B: Backend>(
 
 /// The store's files as they were found.
 struct Files {
-    journal: Option<Vec<u8>>,
+    journal: Option<Found>,
     witness: Option<Vec<u8>>,
+}
+
+enum Found {
+    Sound(SoundJournal),
+    /// All of it.
+    Other(Vec<u8>),
+}
+
+/// A journal of which `bytes` are in memory: all, or none where nothing has to be done about it.
+struct Bytes {
+    size: u64,
+    bytes: Vec<u8>,
 }
 
 struct Examined {
@@ -174,6 +188,7 @@ struct Examined {
     recovery: Recovery,
     header: Option<Header>,
     generation_max: u64,
+    journal: Option<Bytes>,
     repairs: Vec<Repair>,
     /// Blocks in use that may not be durable yet.
     blocks: Range<u64>,
@@ -183,28 +198,28 @@ impl Files {
     /// The witness first: a writer at work moves on between the two, and an older witness claims
     /// less.
     fn load<B: Backend>(backend: &B, dir: &Path, limits: Limits) -> Result<Self, StoreError> {
-        let load = |file, max, step| {
-            backend.load(file, max).map_err(|error| match error.kind() {
-                ErrorKind::FileTooLarge => StoreError::Corrupt {
-                    dir: dir.into(),
-                    detail: format!("it is larger than {max} bytes"),
-                },
-                _ => io_error(dir, step)(error),
-            })
-        };
-        let witness = match load(File::Witness, BLOCK_SIZE as u64, "read the witness") {
+        let witness = match backend.load(File::Witness, BLOCK_SIZE as u64) {
             // Anything that large is no witness; that is damage, not a reason to give up.
-            Err(StoreError::Corrupt { .. }) => Some(vec![0]),
-            other => other?,
+            Err(error) if error.kind() == ErrorKind::FileTooLarge => Some(vec![0]),
+            other => other.map_err(io_error(dir, "read the witness"))?,
         };
-        Ok(Self { journal: load(File::Journal, limits.size_max, "read the journal")?, witness })
+        let mut files = Self { journal: None, witness };
+        let journal = Found::load(backend, limits.size_max, files.witness());
+        files.journal = journal.map_err(|error| match error.kind() {
+            ErrorKind::FileTooLarge => StoreError::Corrupt {
+                dir: dir.into(),
+                detail: format!("it is larger than {} bytes", limits.size_max),
+            },
+            _ => io_error(dir, "read the journal")(error),
+        })?;
+        Ok(files)
     }
 
     fn witness(&self) -> Option<Witness> {
         self.witness.as_deref().and_then(Witness::decode)
     }
 
-    fn examine(&self, dir: &Path) -> Result<Examined, StoreError> {
+    fn examine(self, dir: &Path) -> Result<Examined, StoreError> {
         let witness = self.witness();
         // An empty file is what a crash while it was made leaves.
         let witness_there = self.witness.as_ref().is_some_and(|bytes| !bytes.is_empty());
@@ -216,40 +231,63 @@ impl Files {
             },
             header: None,
             generation_max: witness.map_or(0, |witness| witness.generation),
+            journal: None,
             repairs: Vec::new(),
             blocks: 0..0,
         };
         let recovery = &mut examined.recovery;
-        let Some(journal) = &self.journal else {
-            // A journal is made before its witness: one without the other was lost.
-            recovery.damage = self.witness.is_some().then_some(Fault::Missing);
-            recovery.created = self.witness.is_none();
-            return Ok(examined);
+        let bytes = match self.journal {
+            None => {
+                // A journal is made before its witness: one without the other was lost.
+                recovery.damage = self.witness.is_some().then_some(Fault::Missing);
+                recovery.created = self.witness.is_none();
+                return Ok(examined);
+            }
+            Some(Found::Sound(SoundJournal { sound, size, blocks, parts })) => {
+                recovery.records = parts.iter().map(|part| part.records).sum();
+                recovery.unknown_records = parts.iter().map(|part| part.unknown).sum();
+                examined.generation_max = sound.header.generation;
+                examined.header = Some(sound.header);
+                examined.state = State::of(parts);
+                examined.journal = Some(Bytes { size, bytes: Vec::new() });
+                examined.blocks = blocks;
+                return Ok(examined);
+            }
+            Some(Found::Other(bytes)) => bytes,
         };
-        let reading = Reading::of(journal, witness)
+        let reading = Reading::of(&bytes, witness)
             .map_err(|source| StoreError::UnsupportedVersion { dir: dir.into(), source })?;
         recovery.damage = reading.fault;
         recovery.damaged_copies = reading.damaged_copies;
         recovery.torn_tail = (reading.torn_bytes > 0).then_some(reading.torn_bytes);
-        let mut loader = Loader::default();
-        for mut records in reading.blocks.iter().copied() {
-            while !records.is_empty() {
-                let Some((record, rest)) = Record::split(records) else {
-                    recovery.damage.get_or_insert(Fault::Malformed);
-                    break;
-                };
-                recovery.records += 1;
-                recovery.unknown_records += u64::from(matches!(record, Record::Unknown(_)));
-                loader.read(record);
-                records = rest;
+        let mut part = Part::default();
+        for records in &reading.blocks {
+            if !part.read(records) {
+                recovery.damage.get_or_insert(Fault::Malformed);
             }
         }
-        examined.state = loader.finish();
+        (recovery.records, recovery.unknown_records) = (part.records, part.unknown);
+        examined.state = State::of([part]);
         examined.header = reading.header;
         examined.generation_max = reading.generation_max;
         examined.repairs = reading.repairs;
         examined.blocks = reading.durable_blocks..reading.blocks.len() as u64;
+        examined.journal = Some(Bytes { size: bytes.len() as u64, bytes });
         Ok(examined)
+    }
+}
+
+impl Found {
+    fn load<B: Backend>(
+        backend: &B,
+        size_max: u64,
+        witness: Option<Witness>,
+    ) -> io::Result<Option<Self>> {
+        let Some(content) = backend.open(File::Journal)? else { return Ok(None) };
+        if let Some(journal) = sound::read(&content, size_max, witness)? {
+            return Ok(Some(Self::Sound(journal)));
+        }
+        content.load(size_max).map(Self::Other).map(Some)
     }
 }
 
@@ -277,35 +315,37 @@ fn keep_tail<B: Backend>(
 
 /// Writes the missing copies from their twins and zeros over a torn tail, in place: that needs no
 /// room on a full disk, and never touches a block's only good copy.
-fn mend<B: Backend>(backend: &mut B, bytes: &mut [u8], repairs: &[Repair]) -> io::Result<()> {
+fn mend<B: Backend>(backend: &mut B, bytes: &[u8], repairs: &[Repair]) -> io::Result<()> {
     for &Repair { offset, twin } in repairs {
-        let content = twin.map_or_else(|| vec![0; BLOCK_SIZE], |twin| block(bytes, twin).to_vec());
-        backend.write(File::Journal, offset, &content)?;
-        if let Ok(start) = usize::try_from(offset) {
-            bytes[start..start + BLOCK_SIZE].copy_from_slice(&content);
-        }
+        let content = twin.map_or(&[0; BLOCK_SIZE][..], |twin| block(bytes, twin));
+        backend.write(File::Journal, offset, content)?;
     }
     if repairs.is_empty() { Ok(()) } else { backend.sync(File::Journal) }
 }
 
 /// Makes durable what was read but never acknowledged: it may be in the page cache only, after a
 /// sync that failed. One copy at a time, so that a crash here finds the other whole.
-fn settle<B: Backend>(
-    backend: &mut B,
-    bytes: &[u8],
-    header: Header,
-    blocks: &Range<u64>,
-) -> io::Result<()> {
+fn settle<B: Backend>(backend: &mut B, header: Header, blocks: &Range<u64>) -> io::Result<()> {
+    if blocks.is_empty() {
+        return Ok(());
+    }
+    let content = read_copy(backend, header, blocks)?;
     for copy in 0..COPIES {
-        for number in blocks.clone() {
-            let content = block(bytes, header.geometry.offset(number, copy));
-            write_copy(backend, header.geometry, number, copy, content)?;
-        }
-        if !blocks.is_empty() {
-            backend.sync(File::Journal)?;
-        }
+        write_copy(backend, header.geometry, blocks.start, copy, &content)?;
+        backend.sync(File::Journal)?;
     }
     Ok(())
+}
+
+/// The first copies; the second ones are the same.
+fn read_copy<B: Backend>(backend: &B, header: Header, blocks: &Range<u64>) -> io::Result<Vec<u8>> {
+    let journal = backend.open(File::Journal)?.ok_or(ErrorKind::NotFound)?;
+    let count = usize::try_from(blocks.end - blocks.start).map_err(|_| ErrorKind::FileTooLarge)?;
+    let mut content = vec![0; count * BLOCK_SIZE];
+    for (number, block) in blocks.clone().zip(content.chunks_exact_mut(BLOCK_SIZE)) {
+        journal.read_exact_at(block, header.geometry.offset(number, 0))?;
+    }
+    Ok(content)
 }
 
 fn block(bytes: &[u8], offset: u64) -> &[u8] {

@@ -54,4 +54,5 @@ pub use record::{
 };
 pub use retire::{Evacuation, NodeState, RetireReason, RetireState, RetiredPage};
 pub use severity::Severity;
+pub use smol_str::{SmolStr, format_smolstr};
 pub use time::Timestamp;

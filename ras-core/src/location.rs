@@ -1,9 +1,9 @@
 //! Where an error happened, as far as its source knew.
 
-use alloc::string::String;
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 /// Maker of the processor, as CPUID leaf 0 tells it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -120,7 +120,7 @@ pub struct Location {
     pub dimm: DimmLocation,
     /// Field-replaceable unit text or DIMM label, as the firmware spells it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub fru: Option<String>,
+    pub fru: Option<SmolStr>,
     /// The PCI function it concerns.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pci: Option<PciAddress>,

@@ -1,10 +1,10 @@
 //! Pages that a person, or another list, condemns: what is remembered of them. Pure.
 
-use alloc::format;
-use alloc::string::String;
+use smol_str::format_smolstr;
 
 use crate::{
-    ErrorSource, Location, Pfn, RetireReason, RetireState, RetiredPage, Severity, Timestamp,
+    ErrorSource, Location, Pfn, RetireReason, RetireState, RetiredPage, Severity, SmolStr,
+    Timestamp,
 };
 
 /// The entry to store when a person wants `pfn` retired; `known` is what the list has. `None` where that
@@ -20,13 +20,13 @@ pub fn retire(
     who: &str,
     note: &str,
 ) -> Option<RetiredPage> {
-    let order = format!("asked for by {who}: {note}");
+    let order = format_smolstr!("asked for by {who}: {note}");
     match known {
         Some(RetiredPage { state: RetireState::Pending | RetireState::Retired, .. }) => None,
         Some(page) => {
-            let diagnosis = match page.diagnosis.ends_with(&order) {
+            let diagnosis = match page.diagnosis.ends_with(order.as_str()) {
                 true => page.diagnosis.clone(),
-                false => format!("{}; {order}", page.diagnosis),
+                false => format_smolstr!("{}; {order}", page.diagnosis),
             };
             Some(RetiredPage { state: RetireState::Pending, diagnosis, ..page.clone() })
         }
@@ -43,7 +43,7 @@ pub fn retire(
             dimm: None,
             epoch: None,
             diagnosis: order,
-            outcome: String::new(),
+            outcome: SmolStr::default(),
         }),
     }
 }
@@ -54,12 +54,12 @@ pub fn retire(
 /// thrown away.
 #[must_use]
 pub fn import(page: RetiredPage, who: &str, note: &str) -> RetiredPage {
-    let diagnosis = format!("{}; imported by {who}: {note}", page.diagnosis);
+    let diagnosis = format_smolstr!("{}; imported by {who}: {note}", page.diagnosis);
     RetiredPage {
         state: RetireState::Pending,
         attempts: 0,
         diagnosis,
-        outcome: String::new(),
+        outcome: SmolStr::default(),
         ..page
     }
 }

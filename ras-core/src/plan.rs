@@ -195,6 +195,8 @@ pub struct GuestOutcome {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GuestResult {
+    /// The guest's data is in another frame now; the VMM keeps the old one out of use.
+    Replaced,
     /// The guest gave the block up; the VMM keeps the bad page out of use.
     Unplugged,
     /// The page lies in memory that can't be unplugged, or the guest kept it past the deadline.
@@ -220,7 +222,7 @@ pub fn escalate(fault: &Fault, outcome: &WalkOutcome) -> Vec<Action> {
     let mut actions = Vec::new();
     for GuestOutcome { guest, gpa, result } in &outcome.guests {
         let reason = match result {
-            GuestResult::Unplugged => continue,
+            GuestResult::Replaced | GuestResult::Unplugged => continue,
             GuestResult::Refused { detail } => {
                 format!("guest kept the bad page at {gpa}: {detail}")
             }

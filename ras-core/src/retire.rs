@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use crate::machine::shared;
 use crate::{Dimm, ErrorSource, Health, Location, MapEpoch, Pfn, Severity, Timestamp};
@@ -50,10 +51,10 @@ pub struct RetiredPage {
     /// address may be anybody's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<MapEpoch>,
-    /// The diagnosis in one line.
-    pub diagnosis: String,
+    /// The diagnosis in one line. Shared, as most pages of a list say the same.
+    pub diagnosis: SmolStr,
     /// The last outcome in one line: what the kernel and the guest answered.
-    pub outcome: String,
+    pub outcome: SmolStr,
 }
 
 /// Why a page is retired.

@@ -53,6 +53,14 @@ pub(crate) fn firmware_uncorrected(pfn: Pfn, time_ns: u64) -> String {
     line(&json!({ "time_ns": time_ns, "status_block": hex }))
 }
 
+/// A corrected error of an AMD memory controller (UMC 1 of a Zen 1 server), at its own address.
+pub(crate) fn umc_corrected(normalized: u64, time_ns: u64) -> String {
+    line(&json!({ "time_ns": time_ns, "mce": {
+        "vendor": "amd", "cpuid": "0x800f12", "bank": 16, "status": "0x9c2040000000011b",
+        "ipid": "0x9600100f00", "addr": format!("{normalized:#x}"), "socket": 0,
+    }}))
+}
+
 fn mce(pfn: Pfn, time_ns: u64, status: &str, mcg_status: &str) -> String {
     line(&json!({ "time_ns": time_ns, "mce": {
         "vendor": "intel", "cpuid": "0x606a6", "bank": 13, "mcg_cap": "0x1000c1b",

@@ -21,6 +21,8 @@ pub(crate) struct Host {
     dir: tempfile::TempDir,
     /// Added to the configuration; begins with top-level keys' tables only.
     config: String,
+    /// Further keys of the store, each after a comma.
+    store_keys: String,
 }
 
 /// A daemon that was started and not yet waited for. Dropping it kills it.
@@ -46,7 +48,7 @@ impl Host {
     pub(crate) fn with(config: &str) -> Self {
         // A short path, since sockets live in it.
         let dir = tempfile::Builder::new().prefix("walk").tempdir_in("/tmp").unwrap();
-        let host = Self { dir, config: config.into() };
+        let host = Self { dir, config: config.into(), store_keys: String::new() };
         fs::create_dir_all(host.path("sys/devices/system/memory")).unwrap();
         fs::create_dir_all(host.path("guests")).unwrap();
         host.reboot();
@@ -56,6 +58,13 @@ impl Host {
     /// Adds tables to the configuration.
     pub(crate) fn configure(&mut self, tables: &str) {
         self.config += tables;
+    }
+
+    /// A list with a mirror that is written as soon as something changed, or after `settle_s` seconds.
+    pub(crate) fn mirror(&mut self, medium: &str, settle_s: u64) {
+        self.store_keys = format!(
+            ", mirror = {medium:?}, mirror_settle_s = {settle_s}, mirror_pause_s = {settle_s}"
+        );
     }
 
     /// A memory map of this host's own: `/proc/iomem`, and the firmware's entries. There are no
@@ -120,7 +129,7 @@ impl Host {
 
     /// The stored page.
     pub(crate) fn page(&self, pfn: Pfn) -> Option<RetiredPage> {
-        self.stored().pages.remove(&pfn)
+        self.stored().pages.remove(&pfn).map(|page| *page)
     }
 
     /// `rasd` with this host's configuration.
@@ -129,12 +138,15 @@ impl Host {
         let own = self.path("proc").exists();
         let proc = if own { path("proc") } else { "/proc".into() };
         let text = format!(
-            "store = {:?}\ncontrol = {:?}\n[paths]\nproc = {proc:?}\nsysfs = {:?}\ntracefs = {:?}\n\
+            "store = {{ dir = {:?}{} }}\ncontrol = {:?}\n\
+             [paths]\nproc = {proc:?}\nsysfs = {:?}\ntracefs = {:?}\ndev = {:?}\n\
              [guests]\ndir = {:?}\nretire_ms = 2000\n[offline]\nbackoff_ms = 1\n{}{}",
             path("store"),
+            self.store_keys,
             path("rasd.sock"),
             path("sys"),
             path("tracing"),
+            path("dev"),
             path("guests"),
             // Never the list of the machine the story is told on.
             if self.config.contains("[boot]") { "" } else { "[boot]\nlist = \"off\"\n" },

@@ -342,7 +342,8 @@ fn a_list_moves_from_host_to_host() {
         (there.since, there.reason, &there.location)
     );
     assert!(
-        here.diagnosis.starts_with(&there.diagnosis) && here.diagnosis.ends_with(": disk moved")
+        here.diagnosis.starts_with(there.diagnosis.as_str())
+            && here.diagnosis.ends_with(": disk moved")
     );
     assert_eq!(
         new.asked("soft").len(),

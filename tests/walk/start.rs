@@ -34,7 +34,12 @@ const FIRMWARE: [(u64, u64, &str); 4] = [
     (0x1234_6000, 0x3fff_ffff, "System RAM"),
 ];
 
-fn page(pfn: u64, reason: RetireReason, severity: Severity, state: RetireState) -> RetiredPage {
+pub(crate) fn page(
+    pfn: u64,
+    reason: RetireReason,
+    severity: Severity,
+    state: RetireState,
+) -> RetiredPage {
     RetiredPage {
         pfn: Pfn(pfn),
         reason,
@@ -52,12 +57,12 @@ fn page(pfn: u64, reason: RetireReason, severity: Severity, state: RetireState) 
     }
 }
 
-fn corrected(pfn: u64) -> RetiredPage {
+pub(crate) fn corrected(pfn: u64) -> RetiredPage {
     page(pfn, RetireReason::CorrectedThreshold, Severity::Corrected, RetireState::Retired)
 }
 
-fn remember(host: &Host, pages: impl IntoIterator<Item = RetiredPage>) {
-    let entries: Vec<Entry> = pages.into_iter().map(Entry::Page).collect();
+pub(crate) fn remember(host: &Host, pages: impl IntoIterator<Item = RetiredPage>) {
+    let entries: Vec<Entry> = pages.into_iter().map(Entry::from).collect();
     Store::open(&host.store()).unwrap().0.append_all(&entries).unwrap();
 }
 
@@ -74,7 +79,7 @@ pub(crate) fn heard_until_ready(manager: &UnixDatagram) -> Vec<String> {
     }
 }
 
-fn figures(text: &str) -> BTreeMap<String, u64> {
+pub(crate) fn figures(text: &str) -> BTreeMap<String, u64> {
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     samples
         .map(|line| line.rsplit_once(' ').unwrap())
@@ -187,7 +192,8 @@ fn the_worst_pages_are_offlined_first() {
         ],
     );
     host.start().stop().assert_success();
-    let order = [0x1003, 0x1005, 0x1001, 0x1004, 0x1000, 0x1002_u64];
+    // In `Badness`' order: what the kernel would not give up before, then what somebody consumed.
+    let order = [0x1005, 0x1003, 0x1001, 0x1004, 0x1000, 0x1002_u64];
     assert_eq!(host.asked("soft"), order.map(|pfn| format!("{:#x}", pfn << 12)));
 }
 
@@ -291,7 +297,7 @@ fn the_list_follows_the_modules_and_firmware_follows_the_list() {
 }
 
 /// SMBIOS: one array of system memory with one module of 1 GiB. DMTF DSP0134, types 16, 17 and 127.
-fn module_table(serial: &str) -> Vec<u8> {
+pub(crate) fn module_table(serial: &str) -> Vec<u8> {
     let mut array = vec![16, 15, 0x00, 0x10, 3, 3, 6];
     array.resize(15, 0);
     let mut module = vec![17, 0x28, 0x00, 0x11, 0x00, 0x10];

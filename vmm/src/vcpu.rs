@@ -238,6 +238,12 @@ impl Vcpu {
         self.mcg_status().mcip() || self.bank_status().val()
     }
 
+    /// The machine it is part of.
+    #[must_use]
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
     /// Hands over machine checks that wait, as many as the guest can take.
     pub fn deliver(&mut self) {
         while let Some(check) = self.machine.poison().next() {

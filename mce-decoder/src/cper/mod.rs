@@ -16,12 +16,12 @@ pub mod status_block;
 pub(crate) mod names;
 mod timestamp;
 
-use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use ras_core::{
-    Detail, Details, ErrorRecord, ErrorSource, Guid, Problem, ProblemKind, Severity, Value,
+    Detail, Details, ErrorRecord, ErrorSource, Guid, Problem, ProblemKind, Severity, SmolStr,
+    Value, format_smolstr,
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -40,7 +40,7 @@ pub(crate) fn decode_section(
     source: ErrorSource,
     section_type: Guid,
     severity: u32,
-    fru: Option<String>,
+    fru: Option<SmolStr>,
     body: &[u8],
 ) -> ErrorRecord {
     section::decode(section::Section {
@@ -106,13 +106,13 @@ fn attach(name: &'static str, details: Vec<Detail>, records: &mut [ErrorRecord])
 }
 
 /// The field-replaceable unit: its text, or else its id.
-fn fru(text: Option<&[u8]>, id: Option<[u8; 16]>) -> Option<String> {
-    let id = || id.filter(|id| *id != [0; 16]).map(|id| format!("{}", Guid(id)));
-    text.map(self::text).filter(|text| !text.is_empty()).or_else(id)
+fn fru(text: Option<&[u8]>, id: Option<[u8; 16]>) -> Option<SmolStr> {
+    let id = || id.filter(|id| *id != [0; 16]).map(|id| format_smolstr!("{}", Guid(id)));
+    text.map(self::text).filter(|text: &SmolStr| !text.is_empty()).or_else(id)
 }
 
 /// ASCII in a fixed field, which a zero byte may end early.
-fn text(bytes: &[u8]) -> String {
+fn text<T: for<'a> From<&'a str> + FromIterator<char>>(bytes: &[u8]) -> T {
     let used = bytes.split(|byte| *byte == 0).next().unwrap_or_default().trim_ascii();
     // Nearly always all of it can be shown.
     if let Ok(text) = core::str::from_utf8(used)

@@ -52,7 +52,7 @@ fn decode(line: &[u8]) -> Option<ErrorRecord> {
         record.severity = Severity::Fatal;
         record.severity_reason = "the log's severity is FATAL".into();
     }
-    record.location.fru = Some(bytes::text(place));
+    record.location.fru = Some(bytes::text(place).into());
     let details = &mut record.details;
     details.add("facility", bytes::text(facility));
     details.add("level", bytes::text(level));

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 
 use ras_core::{
-    Details, ErrorClass, ErrorRecord, ErrorSource, Problem, ProblemKind, Raw, Severity,
+    Details, ErrorClass, ErrorRecord, ErrorSource, Problem, ProblemKind, Raw, Severity, SmolStr,
 };
 
 use super::bytes::{self, decimal, narrow, rsplit, split, whole_number, word};
@@ -221,7 +221,8 @@ fn number(files: &Files<'_>, file: &str) -> u64 {
 }
 
 fn label_of(label: Option<&[u8]>, record: &mut ErrorRecord) {
-    record.location.fru = label.map(bytes::text).filter(|label| !label.is_empty());
+    record.location.fru =
+        label.map(bytes::text).filter(|label| !label.is_empty()).map(SmolStr::from);
 }
 
 /// `dimm_location` is `channel 0 slot 1`, `csrow 3 channel 0`.

@@ -3,11 +3,13 @@
 //!
 //! Linux `include/ras/ras_event.h`, `drivers/acpi/acpi_extlog.c`, `drivers/acpi/apei/ghes.c`.
 
-use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use ras_core::{AddressMode, Details, ErrorAddress, ErrorRecord, ErrorSource, Guid, PhysAddr};
+use ras_core::{
+    AddressMode, Details, ErrorAddress, ErrorRecord, ErrorSource, Guid, PhysAddr, SmolStr,
+    format_smolstr,
+};
 
 use super::{EventFormat, TraceError};
 use crate::cper::{self, section};
@@ -60,9 +62,7 @@ pub fn extlog_mem(format: &EventFormat, payload: &[u8]) -> Result<ErrorRecord, T
 impl From<ExtlogMem> for ErrorRecord {
     fn from(event: ExtlogMem) -> Self {
         let body = memory_section(&event);
-        let fru = (!event.fru_text.is_empty()).then(|| event.fru_text.clone());
-        let fru =
-            fru.or_else(|| (event.fru_id != [0; 16]).then(|| format!("{}", Guid(event.fru_id))));
+        let fru = fru(&event.fru_text, event.fru_id);
         let source = ErrorSource::ExtlogMem;
         let mut record =
             cper::decode_section(source, section::memory::SECTION_TYPE, event.sev, fru, &body);
@@ -230,11 +230,15 @@ pub fn non_standard(format: &EventFormat, payload: &[u8]) -> Result<ErrorRecord,
     .into())
 }
 
+/// The text that names a part, or else its number.
+fn fru(text: &str, id: [u8; 16]) -> Option<SmolStr> {
+    let text = (!text.is_empty()).then(|| SmolStr::new(text));
+    text.or_else(|| (id != [0; 16]).then(|| format_smolstr!("{}", Guid(id))))
+}
+
 impl From<NonStandard> for ErrorRecord {
     fn from(event: NonStandard) -> Self {
-        let fru = (!event.fru_text.is_empty()).then(|| event.fru_text.clone());
-        let fru =
-            fru.or_else(|| (event.fru_id != [0; 16]).then(|| format!("{}", Guid(event.fru_id))));
+        let fru = fru(&event.fru_text, event.fru_id);
         let severity = ghes_severity(event.sev);
         let source = ErrorSource::NonStandard;
         cper::decode_section(source, event.section_type, severity, fru, &event.body)

@@ -7,7 +7,7 @@ use alloc::string::String;
 
 use ras_core::{
     AddressMode, Details, ErrorAddress, ErrorClass, ErrorRecord, ErrorSource, PhysAddr, Severity,
-    Value,
+    SmolStr, Value,
 };
 
 use super::{EventFormat, TraceError};
@@ -115,7 +115,7 @@ impl From<McEvent> for ErrorRecord {
         record.location.imc = Some(event.mc_index);
         // An empty label, and what drivers put there when nobody told them the board's labels.
         let labelled = !matches!(event.label.trim(), "" | "any memory" | "unknown memory");
-        record.location.fru = labelled.then(|| event.label.clone());
+        record.location.fru = labelled.then(|| SmolStr::new(&event.label));
         // EDAC reports page and offset; a driver without an address leaves both zero.
         if event.address != 0 {
             let lsb = event.grain_bits.min(63);

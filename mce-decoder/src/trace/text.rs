@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use ras_core::{
     AddressMode, CpuVendor, Details, ErrorAddress, ErrorClass, ErrorRecord, Guid, McaRegisters,
-    PAGE_SHIFT, Pfn, Raw, Timestamp,
+    PAGE_SHIFT, Pfn, Raw, SmolStr, Timestamp,
 };
 
 use super::aer_event::AerEvent;
@@ -402,7 +402,7 @@ pub(crate) fn extlog_record(said: &Extlog<'_>) -> ErrorRecord {
         record.details.add("fru_id", said.fru_id.to_string());
     }
     let fru = said.fru_text.trim();
-    record.location.fru = (!fru.is_empty()).then(|| fru.to_string());
+    record.location.fru = (!fru.is_empty()).then(|| SmolStr::new(fru));
     let phrase = mca::phrase(severity);
     let at = record.address.map_or_else(String::new, |at| alloc::format!(", at {}", at.addr));
     record.summary = alloc::format!("memory error ({}), {phrase}{at}", said.kind);

@@ -1,5 +1,6 @@
 //! What the journal says: one [`Entry`] per record, and how each lies on disk.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -12,7 +13,7 @@ use ras_core::{
 
 use crate::State;
 use crate::origin::{self, Origin};
-use crate::wire::{Reader, Writer};
+use crate::wire::{Reader, Texts, Writer};
 
 /// Longest name on disk, in bytes: a FRU text, a person, a guest, a file. Longer ones are cut at a
 /// character boundary.
@@ -31,7 +32,7 @@ pub enum Entry {
     /// A page that must not be used, as it is now; replaces what was known about that page. Where it
     /// says nothing of module, map and the finer location, what was known of the same `since` stays.
     /// Its state is none of the suspended ones: those are reached by [`Entry::Changed`].
-    Page(RetiredPage),
+    Page(Box<RetiredPage>),
     /// What an entry is worth changed, by a rule's or a person's word.
     Changed(Change),
     /// A person put a page back into use. Suspended entries stay; see [`ChangeKind::Forgotten`].
@@ -65,6 +66,12 @@ pub enum Entry {
         /// Why, at most [`LINE_MAX`] bytes.
         note: String,
     },
+}
+
+impl From<RetiredPage> for Entry {
+    fn from(page: RetiredPage) -> Self {
+        Self::Page(Box::new(page))
+    }
 }
 
 /// A word on one entry, which `pfn` and `since` name. Where there is no such entry it is noted in the
@@ -304,11 +311,19 @@ impl Record {
     /// Takes one record off `bytes`. `None` where the frame itself does not fit, which in a block
     /// with a valid checksum is a writer's bug, never the medium's.
     pub fn split(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        Self::split_sharing(bytes, &mut Texts::apart())
+    }
+
+    /// The same; long texts are shared with those of records before.
+    pub(crate) fn split_sharing<'a>(
+        bytes: &'a [u8],
+        texts: &mut Texts,
+    ) -> Option<(Self, &'a [u8])> {
         let mut reader = Reader(bytes);
         let kind = reader.u16()?;
         let length = reader.u16()?;
         let payload = reader.bytes(usize::from(length))?;
-        let record = decode(kind, payload)
+        let record = decode(kind, payload, texts)
             .unwrap_or_else(|| Self::Unknown(UnknownRecord { kind, payload: payload.into() }));
         Some((record, reader.0))
     }
@@ -334,20 +349,20 @@ fn frame(kind: u16, payload: &[u8]) -> Vec<u8> {
 
 /// `None` for an unknown kind, an unknown code, missing bytes or bytes left over: the layout of a
 /// kind never changes, so any of these means a newer writer.
-fn decode(kind: u16, payload: &[u8]) -> Option<Record> {
+fn decode(kind: u16, payload: &[u8], texts: &mut Texts) -> Option<Record> {
     let reader = &mut Reader(payload);
     let record = match kind {
         KIND_DIMM => Record::Dimm(origin::decode_dimm(reader)?),
         KIND_ORIGIN => Record::Origin(Origin::decode(reader)?),
-        _ => Record::Known(decode_entry(kind, reader)?),
+        _ => Record::Known(decode_entry(kind, reader, texts)?),
     };
     reader.0.is_empty().then_some(record)
 }
 
-fn decode_entry(kind: u16, reader: &mut Reader<'_>) -> Option<Entry> {
+fn decode_entry(kind: u16, reader: &mut Reader<'_>, texts: &mut Texts) -> Option<Entry> {
     Some(match kind {
         KIND_CHANGED => Entry::Changed(decode_change(reader)?),
-        KIND_PAGE => Entry::Page(decode_page(reader)?),
+        KIND_PAGE => Entry::Page(Box::new(decode_page(reader, texts)?)),
         KIND_UNRETIRED => {
             let pfn = Pfn(reader.u64()?);
             let (time, who, note) = decode_audit(reader)?;
@@ -385,7 +400,7 @@ fn encode_page(payload: &mut Writer, page: &RetiredPage) -> Result<(), EncodeErr
     Ok(())
 }
 
-fn decode_page(reader: &mut Reader<'_>) -> Option<RetiredPage> {
+fn decode_page(reader: &mut Reader<'_>, texts: &mut Texts) -> Option<RetiredPage> {
     Some(RetiredPage {
         pfn: Pfn(reader.u64()?),
         since: Timestamp(reader.u64()?),
@@ -395,12 +410,12 @@ fn decode_page(reader: &mut Reader<'_>) -> Option<RetiredPage> {
         state: meaning(STATES, reader.u8()?)?,
         severity: meaning(SEVERITIES, reader.u8()?)?,
         source: meaning(SOURCES, reader.u8()?)?,
-        location: decode_location(reader)?,
+        location: decode_location(reader, texts)?,
         // The origin's.
         dimm: None,
         epoch: None,
-        diagnosis: reader.text(LINE_MAX)?,
-        outcome: reader.text(LINE_MAX)?,
+        diagnosis: reader.shared_text(LINE_MAX, texts)?,
+        outcome: reader.shared_text(LINE_MAX, texts)?,
     })
 }
 
@@ -437,7 +452,7 @@ fn encode_location(payload: &mut Writer, location: &Location) {
     }
 }
 
-fn decode_location(reader: &mut Reader<'_>) -> Option<Location> {
+fn decode_location(reader: &mut Reader<'_>, texts: &mut Texts) -> Option<Location> {
     let present = reader.u16()?;
     if present & !(LOCATION_FRU | (LOCATION_FRU - 1)) != 0 {
         return None;
@@ -483,7 +498,10 @@ fn decode_location(reader: &mut Reader<'_>) -> Option<Location> {
             // The rest is the origin's.
             ..DimmLocation::default()
         },
-        fru: if present & LOCATION_FRU != 0 { Some(reader.text(NAME_MAX)?) } else { None },
+        fru: match present & LOCATION_FRU {
+            0 => None,
+            _ => Some(reader.shared_text(NAME_MAX, texts)?),
+        },
         ..Location::default()
     })
 }

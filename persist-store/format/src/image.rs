@@ -8,13 +8,15 @@
 //! for people is not. Whatever changes with every boot is left out too, so that a page costs one
 //! write in its life.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use ras_core::{
-    Dimm, DimmIdentity, DimmLocation, Location, MapEpoch, Pfn, RetireState, RetiredPage, Timestamp,
+    Dimm, DimmIdentity, DimmLocation, Location, MapEpoch, Pfn, RetireState, RetiredPage, SmolStr,
+    Timestamp,
 };
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -102,7 +104,7 @@ const STATES: &[(u8, RetireState)] = &[
 #[must_use]
 pub fn kept(state: &State) -> State {
     let mut kept = State::default();
-    kept.pages = state.pages.iter().map(|(pfn, page)| (*pfn, kept_page(page))).collect();
+    kept.pages = state.pages.iter().map(|(pfn, page)| (*pfn, Box::new(kept_page(page)))).collect();
     let suspended = state.suspended.iter();
     kept.suspended = suspended.map(|(key, entry)| (*key, suspended_of(&entry.page))).collect();
     let skipped = state.damage.len().saturating_sub(DAMAGE_KEPT);
@@ -126,14 +128,14 @@ fn kept_page(page: &RetiredPage) -> RetiredPage {
         updated: since,
         attempts: 0,
         location: Location {
-            fru: page.location.fru.as_deref().map(cut),
+            fru: page.location.fru.as_deref().map(|fru| cut(fru).into()),
             pci: None,
             ..page.location.clone()
         },
         dimm: page.dimm.as_deref().map(|dimm| Arc::new(kept_dimm(dimm))),
         epoch: page.epoch,
-        diagnosis: String::new(),
-        outcome: String::new(),
+        diagnosis: SmolStr::default(),
+        outcome: SmolStr::default(),
     }
 }
 
@@ -166,9 +168,7 @@ impl Image {
     /// # Errors
     /// A page holds a value the format has no code for.
     pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
-        let active = self.state.pages.values();
-        let suspended = self.state.suspended.values().map(|suspended| &suspended.page);
-        let mut pages: Vec<&RetiredPage> = active.chain(suspended).collect();
+        let mut pages: Vec<&RetiredPage> = self.state.all_pages().collect();
         pages.sort_by_key(|page| page.pfn);
         let mut tables = Tables::default();
         let mut list = Writer::default();
@@ -284,12 +284,12 @@ fn decode_body(reader: &mut Reader<'_>, pages: u32) -> Option<State> {
             location: decode_location(reader, &found.texts)?,
             dimm,
             epoch,
-            diagnosis: String::new(),
-            outcome: String::new(),
+            diagnosis: SmolStr::default(),
+            outcome: SmolStr::default(),
         };
         let again = match page.state.is_suspended() {
             true => state.suspended.insert((pfn, since), suspended_of(&page)).is_some(),
-            false => state.pages.insert(pfn, page).is_some(),
+            false => state.pages.insert(pfn, Box::new(page)).is_some(),
         };
         if again {
             return None;
@@ -437,7 +437,7 @@ fn encode_location(list: &mut Writer, location: &Location, tables: &mut Tables) 
     list.varint(present);
     numbers.iter().flatten().for_each(|&number| list.varint(number.into()));
     if let Some(fru) = &location.fru {
-        list.varint(tables.texts.index(fru.clone()));
+        list.varint(tables.texts.index(fru.as_str().into()));
     }
 }
 
@@ -456,7 +456,7 @@ fn decode_location(reader: &mut Reader<'_>, texts: &[String]) -> Option<Location
     let [bank_group, bank, chip, device, row, column, bit_position, module_handle] = rest;
     let fru = match present & LOCATION_FRU {
         0 => None,
-        _ => Some(at(texts, reader.varint()?)?.clone()),
+        _ => Some(at(texts, reader.varint()?)?.as_str().into()),
     };
     Some(Location {
         cpu,

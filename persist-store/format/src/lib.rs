@@ -15,12 +15,14 @@ pub mod entry;
 pub mod fmpm;
 pub mod image;
 pub mod origin;
+pub mod part;
 pub mod state;
 
 pub mod exclusion;
 
 pub mod layout;
 pub mod reading;
+pub mod sound;
 pub mod survey;
 
 mod crc;
@@ -31,5 +33,7 @@ pub use entry::{Change, ChangeKind, Damage, EncodeError, Encoder, Entry, Record,
 pub use image::{Image, ImageFault};
 pub use layout::{BLOCK_SIZE, Geometry, Header, Witness};
 pub use origin::Origin;
+pub use part::Part;
 pub use reading::{Fault, Reading, UnsupportedVersion};
-pub use state::{AuditEvent, AuditKind, Loader, Observations, State, Suspended};
+pub use sound::Sound;
+pub use state::{AuditEvent, AuditKind, Observations, State, Suspended};

@@ -176,26 +176,8 @@ impl<'a> Reading<'a> {
         };
         let either = |number: u64| copies(number)[0].or(copies(number)[1]);
 
-        let (mut end, mut last_commit) = (0, 0);
-        while let Some(first) = (end < capacity).then(|| either(end)).flatten() {
-            let after = end.saturating_add(first.commit_blocks);
-            if first.commit_start != end || first.commit_blocks == 0 {
-                break;
-            }
-            // A commit is only begun where it and one unused block fit.
-            if after >= capacity {
-                return Err(Fault::Cut);
-            }
-            let whole = (end..after).all(|number| {
-                either(number).is_some_and(|block| {
-                    (block.commit_start, block.commit_blocks) == (end, first.commit_blocks)
-                })
-            });
-            if !whole {
-                break;
-            }
-            (last_commit, end) = (end, after);
-        }
+        let commit = |number| either(number).map(|block| (block.commit_start, block.commit_blocks));
+        let (end, last_commit) = commits(capacity, commit)?;
 
         // The file only grows by zeros, and that is durable before a block is put there.
         let beyond = usize::try_from(geometry.size(capacity)).unwrap_or(usize::MAX);
@@ -270,6 +252,30 @@ impl<'a> Reading<'a> {
     }
 }
 
+/// The end of the last whole commit and its first block; `commit` says for each good block where its
+/// commit begins and how many blocks it has.
+pub(crate) fn commits(
+    capacity: u64,
+    commit: impl Fn(u64) -> Option<(u64, u64)>,
+) -> Result<(u64, u64), Fault> {
+    let (mut end, mut last_commit) = (0, 0);
+    while let Some(first @ (start, blocks)) = (end < capacity).then(|| commit(end)).flatten() {
+        let after = end.saturating_add(blocks);
+        if start != end || blocks == 0 {
+            break;
+        }
+        // A commit is only begun where it and one unused block fit.
+        if after >= capacity {
+            return Err(Fault::Cut);
+        }
+        if !(end..after).all(|number| commit(number) == Some(first)) {
+            break;
+        }
+        (last_commit, end) = (end, after);
+    }
+    Ok((end, last_commit))
+}
+
 /// Byte offset of the block at `index` of the file.
 const fn at(index: usize) -> u64 {
     (index * BLOCK_SIZE) as u64
@@ -285,7 +291,7 @@ fn slice_at(bytes: &[u8], offset: u64) -> &[u8] {
     bytes.get(start..start.saturating_add(BLOCK_SIZE)).unwrap_or_default()
 }
 
-fn is_zero(bytes: &[u8]) -> bool {
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     // Word by word: most of a journal is unused.
     let mut words = bytes.chunks_exact(16);
     words.all(|word| word == [0; 16]) && words.remainder().iter().all(|&byte| byte == 0)

@@ -1,5 +1,6 @@
 //! The list itself: entries applied in order. Pure, idempotent, bounded.
 
+use alloc::boxed::Box;
 use alloc::collections::btree_map::Entry as MapEntry;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
@@ -19,8 +20,8 @@ pub const DAMAGE_MAX: usize = 32;
 /// Everything the journal says, newest word first.
 #[derive(Clone, Debug, Default)]
 pub struct State {
-    /// Pages that must not be used.
-    pub pages: BTreeMap<Pfn, RetiredPage>,
+    /// Pages that must not be used. Boxed, so that a list grows, and is read, without moving them.
+    pub pages: BTreeMap<Pfn, Box<RetiredPage>>,
     /// Entries that keep no page out of use, by what names them: there may be several of one address,
     /// from different modules.
     pub suspended: BTreeMap<(Pfn, Timestamp), Suspended>,
@@ -154,12 +155,11 @@ impl State {
 
     /// Forgets modules that no entry names, as a rewrite of the list does.
     pub fn forget_unused_dimms(&mut self) {
-        let suspended = self.suspended.values().map(|suspended| &suspended.page);
-        let named = self.pages.values().chain(suspended).filter_map(|page| page.dimm.as_ref());
+        let named = self.all_pages().filter_map(|page| page.dimm.as_ref());
         self.dimms = named.map(|dimm| (dimm.digest(), dimm.clone())).collect();
     }
 
-    fn insert(&mut self, mut page: RetiredPage) {
+    fn insert(&mut self, mut page: Box<RetiredPage>) {
         let pfn = page.pfn;
         self.observed.forget(pfn);
         // It is the same entry, and it is back.
@@ -187,7 +187,7 @@ impl State {
         let key @ (pfn, since) = (origin.pfn, origin.since);
         let active = self.pages.get_mut(&pfn).filter(|page| page.since == since);
         let page = match active {
-            Some(page) => Some(page),
+            Some(page) => Some(&mut **page),
             None => self.suspended.get_mut(&key).map(|suspended| &mut suspended.page),
         };
         match page {
@@ -210,7 +210,7 @@ impl State {
             (Some(state), _) => {
                 let active = self.pages.get(&pfn).is_some_and(|page| page.since == since);
                 let page = match active {
-                    true => self.pages.remove(&pfn),
+                    true => self.pages.remove(&pfn).map(|page| *page),
                     false => self.suspended.remove(&key).map(|suspended| suspended.page),
                 };
                 if let Some(mut page) = page {
@@ -221,7 +221,7 @@ impl State {
             (None, ChangeKind::Reinstated) if is_free => {
                 if let Some(Suspended { mut page, .. }) = self.suspended.remove(&key) {
                     (page.state, page.updated) = (RetireState::Pending, time);
-                    self.insert(page);
+                    self.insert(Box::new(page));
                 }
             }
             (None, ChangeKind::Moved { .. } | ChangeKind::Forgotten) => {
@@ -229,6 +229,17 @@ impl State {
             }
             (None, _) => {}
         }
+    }
+
+    /// Pages that must not be used, in order.
+    pub fn active_pages(&self) -> impl Iterator<Item = &RetiredPage> {
+        self.pages.values().map(|page| &**page)
+    }
+
+    /// The same, and then those of suspended entries.
+    pub fn all_pages(&self) -> impl Iterator<Item = &RetiredPage> {
+        let suspended = self.suspended.values().map(|suspended| &suspended.page);
+        self.active_pages().chain(suspended)
     }
 
     /// Whether damage was found that no person has accepted: the list may be incomplete.
@@ -264,59 +275,12 @@ impl State {
     }
 }
 
-/// Reads records in order, and pages that come in the order of their addresses, as a rewritten journal
-/// has them, all at once: a tree that grows page by page takes several times as long.
-#[derive(Debug, Default)]
-pub struct Loader {
-    state: State,
-    /// Read, and not in `state` yet; ascending.
-    run: Vec<(Pfn, RetiredPage)>,
-}
-
-impl Loader {
-    /// See [`State::read`].
-    pub fn read(&mut self, record: Record) {
-        match record {
-            Record::Known(Entry::Page(page))
-                if self.run.last().is_none_or(|(last, _)| *last < page.pfn) =>
-            {
-                self.run.push((page.pfn, page));
-            }
-            Record::Origin(origin) => match self.run.last_mut() {
-                Some((pfn, page)) if (*pfn, page.since) == (origin.pfn, origin.since) => {
-                    fill(page, &origin, &self.state.dimms);
-                }
-                _ => self.state.read_after(&mut self.run, Record::Origin(origin)),
-            },
-            Record::Known(Entry::Page(page)) => {
-                self.state.add_run(&mut self.run);
-                self.run.push((page.pfn, page));
-            }
-            // Says nothing of pages.
-            Record::Dimm(_) | Record::Unknown(_) => self.state.read(record),
-            Record::Known(_) => self.state.read_after(&mut self.run, record),
-        }
-    }
-
-    /// The list, settled.
-    #[must_use]
-    pub fn finish(mut self) -> State {
-        self.state.add_run(&mut self.run);
-        self.state.settle();
-        self.state
-    }
-}
-
 impl State {
-    fn read_after(&mut self, run: &mut Vec<(Pfn, RetiredPage)>, record: Record) {
-        self.add_run(run);
-        self.read(record);
-    }
-
-    /// What [`Self::insert`] does, for pages that are ascending.
-    fn add_run(&mut self, run: &mut Vec<(Pfn, RetiredPage)>) {
+    /// Takes in pages that are ascending, and have their origins. All at once where they are the
+    /// first: a tree that grows page by page takes several times as long.
+    pub(crate) fn add_run(&mut self, run: Vec<(Pfn, Box<RetiredPage>)>) {
         if !self.pages.is_empty() || !self.waiting.is_empty() {
-            run.drain(..).for_each(|(_, page)| self.insert(page));
+            run.into_iter().for_each(|(_, page)| self.insert(page));
             return;
         }
         if !self.observed.is_empty() {
@@ -327,13 +291,13 @@ impl State {
                 self.suspended.remove(&(*pfn, page.since));
             });
         }
-        self.pages = core::mem::take(run).into_iter().collect();
+        self.pages = run.into_iter().collect();
     }
 }
 
 impl Suspended {
     fn entries(&self) -> impl Iterator<Item = Entry> {
-        let page = RetiredPage { state: RetireState::Retired, ..self.page.clone() };
+        let page = Box::new(RetiredPage { state: RetireState::Retired, ..self.page.clone() });
         let change = ChangeKind::suspending(self.page.state).map(|kind| {
             Entry::Changed(Change {
                 pfn: self.page.pfn,
@@ -357,7 +321,7 @@ fn inherit(page: &mut RetiredPage, before: &RetiredPage) {
 }
 
 /// A module whose record is lost stays unknown.
-fn fill(page: &mut RetiredPage, origin: &Origin, dimms: &BTreeMap<u64, Arc<Dimm>>) {
+pub(crate) fn fill(page: &mut RetiredPage, origin: &Origin, dimms: &BTreeMap<u64, Arc<Dimm>>) {
     page.epoch = origin.epoch;
     page.dimm = origin.dimm.and_then(|digest| dimms.get(&digest).cloned());
     (page.location.imc, page.location.pci) = (origin.imc, origin.pci);

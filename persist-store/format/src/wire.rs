@@ -1,7 +1,10 @@
 //! Little-endian fields and length-prefixed strings, written and read in order.
 
 use alloc::string::String;
+use alloc::vec;
 use alloc::vec::Vec;
+
+use ras_core::SmolStr;
 
 /// Appends fields to a payload.
 #[derive(Default)]
@@ -90,7 +93,53 @@ impl<'a> Reader<'a> {
 
     /// What [`Writer::text`] wrote. `None` also beyond `max`: a newer writer has more room.
     pub(crate) fn text(&mut self, max: u16) -> Option<String> {
+        core::str::from_utf8(self.text_bytes(max)?).ok().map(String::from)
+    }
+
+    /// The same, sharing what was read before.
+    pub(crate) fn shared_text(&mut self, max: u16, texts: &mut Texts) -> Option<SmolStr> {
+        texts.get(self.text_bytes(max)?)
+    }
+
+    fn text_bytes(&mut self, max: u16) -> Option<&'a [u8]> {
         let count = self.u16().filter(|&count| count <= max)?;
-        core::str::from_utf8(self.bytes(usize::from(count))?).ok().map(String::from)
+        self.bytes(usize::from(count))
+    }
+}
+
+/// Texts read before. Pages of one list say much the same: it need not be checked, nor kept, for each.
+#[derive(Debug)]
+pub(crate) struct Texts(Vec<SmolStr>);
+
+impl Texts {
+    /// A few diagnoses and outcomes, and the labels of a machine's modules. A text that finds its place
+    /// taken costs what it would cost without this.
+    const COUNT: usize = 256;
+
+    pub(crate) fn shared() -> Self {
+        Self(vec![SmolStr::default(); Self::COUNT])
+    }
+
+    /// For one record that is read alone.
+    pub(crate) const fn apart() -> Self {
+        Self(Vec::new())
+    }
+
+    /// `None` where `bytes` is not UTF-8.
+    fn get(&mut self, bytes: &[u8]) -> Option<SmolStr> {
+        let read = || core::str::from_utf8(bytes).ok().map(SmolStr::new);
+        let Some(place) = self.0.get_mut(Self::place(bytes)) else { return read() };
+        if place.as_bytes() != bytes {
+            *place = read()?;
+        }
+        Some(place.clone())
+    }
+
+    /// By length and end: labels and diagnoses begin alike.
+    fn place(bytes: &[u8]) -> usize {
+        let last = bytes.iter().rev().take(8);
+        let end = last.fold(0, |end: u64, byte| end << 8 | u64::from(*byte));
+        let mixed = (end ^ bytes.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        usize::from(mixed.to_be_bytes()[0])
     }
 }

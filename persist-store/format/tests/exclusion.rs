@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use ras_core::{Pfn, PfnRange};
+use ras_core::{
+    ErrorSource, Location, Pfn, PfnRange, RetireReason, RetireState, RetiredPage, Severity,
+    Timestamp,
+};
 use ras_store_format::exclusion::{
     BadRange, Badness, Clock, CopyState, DETAILS_MAX, Detail, ENTRIES_MAX, ENTRY_PAGES_MAX,
     FILLER_PAGES_MAX, Fate, GAP_PAGES_MAX, HEADER_SIZE, LIST_SIZE_MAX, LeftOver, Limits, List,
@@ -17,6 +20,45 @@ fn range(start: u64, count: u64, badness: Badness) -> BadRange {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The one order of pages, and that no reason's worst reaches the next reason.
+#[test]
+fn the_reason_counts_before_being_stuck_and_that_before_the_severity() {
+    let worth = |reason, state, severity| {
+        Badness::of(&RetiredPage {
+            pfn: Pfn(1),
+            reason,
+            state,
+            severity,
+            source: ErrorSource::MceRecord,
+            since: Timestamp(0),
+            updated: Timestamp(0),
+            attempts: 0,
+            location: Location::default(),
+            dimm: None,
+            epoch: None,
+            diagnosis: String::new().into(),
+            outcome: String::new().into(),
+        })
+    };
+    use RetireReason::{CorrectedThreshold, Operator, Uncorrected};
+    use RetireState::{Failed, Pending, Retired};
+    let rising = [
+        worth(CorrectedThreshold, Retired, Severity::Corrected),
+        worth(CorrectedThreshold, Failed, Severity::Corrected),
+        worth(CorrectedThreshold, Failed, Severity::Fatal),
+        worth(Operator, Retired, Severity::Unknown),
+        worth(Operator, Failed, Severity::Fatal),
+        worth(Uncorrected, Retired, Severity::Deferred),
+        worth(Uncorrected, Retired, Severity::Srao),
+        worth(Uncorrected, Pending, Severity::Srar),
+        worth(Uncorrected, Failed, Severity::Ucna),
+        worth(Uncorrected, Failed, Severity::Fatal),
+    ];
+    assert!(rising.is_sorted_by(|low, high| low < high), "{rising:?}");
+    assert_eq!(rising[0], Badness::CORRECTED);
+    assert_eq!(worth(Uncorrected, Pending, Severity::Unknown), Badness::UNCORRECTED);
 }
 
 fn small_list() -> List {

@@ -51,7 +51,7 @@ fn page(number: u64) -> RetiredPage {
 
 fn state(pages: impl IntoIterator<Item = RetiredPage>) -> State {
     let mut state = State::default();
-    pages.into_iter().for_each(|page| state.apply(Entry::Page(page)));
+    pages.into_iter().for_each(|page| state.apply(Entry::Page(Box::new(page))));
     state
 }
 
@@ -81,7 +81,7 @@ fn what_goes_in_comes_out() {
     };
     before.apply(Entry::Changed(suspended.clone()));
     // Another one of the same address, from the module that is there now.
-    before.apply(Entry::Page(RetiredPage { since: Timestamp(since.0 + 2), ..page(5) }));
+    before.apply(Entry::Page(Box::new(RetiredPage { since: Timestamp(since.0 + 2), ..page(5) })));
     let image = image(&before);
     let after = Image::decode(&image.encode().unwrap()).unwrap();
     assert_eq!(after, image);
@@ -191,7 +191,7 @@ fn how_much_fits() {
                     bit_position: wide,
                     module_handle: wide,
                 },
-                fru: Some(text(number, "fr")),
+                fru: Some(text(number, "fr").into()),
                 pci: None,
             },
             dimm: Some(Arc::new(dimm)),

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{Backend, File};
+use super::{Backend, Content, File};
 
 /// Torn tails kept; they are small and all alike.
 const TAILS_MAX: usize = 16;
@@ -102,20 +102,23 @@ impl Directory {
     }
 }
 
+impl Content for fs::File {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        FileExt::read_exact_at(self, bytes, offset)
+    }
+}
+
 impl Backend for Directory {
-    fn load(&self, file: File, max: u64) -> io::Result<Option<Vec<u8>>> {
-        let file = match fs::File::open(self.name(file)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let size = file.metadata()?.len();
-        if size > max {
-            return Err(ErrorKind::FileTooLarge.into());
+    fn open(&self, file: File) -> io::Result<Option<impl Content>> {
+        match fs::File::open(self.name(file)) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
-        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0).saturating_add(1));
-        file.take(max).read_to_end(&mut bytes)?;
-        Ok(Some(bytes))
     }
 
     fn create(&mut self, file: File) -> io::Result<()> {

@@ -213,6 +213,12 @@ impl<R: RecordStore> ErstList<R> {
         Ok(())
     }
 
+    /// Bytes our own records took in this boot, and how many they may take.
+    #[must_use]
+    pub fn wear(&self) -> (u64, u64) {
+        self.own.wear()
+    }
+
     /// What was found and done in FMPM's records; also how pages get their machine address.
     pub fn crossing_mut(&mut self) -> Option<&mut Crossing> {
         self.crossing.as_mut()
@@ -230,7 +236,7 @@ impl<R: RecordStore> PageList for ErstList<R> {
                 .map_err(crate::error::io_error(store.place(), "read FMPM's records"))?
                 .into_iter()
                 .filter(|page| !state.pages.contains_key(&page.pfn))
-                .map(Entry::Page)
+                .map(Entry::from)
                 .collect();
             // The kernel's record is as durable as ours will be; not getting them into ours is told,
             // and tried again with the next load.

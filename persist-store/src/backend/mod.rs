@@ -1,6 +1,6 @@
 //! The few things a journal needs from its medium.
 
-use std::io;
+use std::io::{self, ErrorKind};
 
 mod directory;
 pub(crate) mod efi_var;
@@ -24,12 +24,37 @@ pub(crate) enum File {
     Witness,
 }
 
+/// A file's bytes, for several threads to read.
+pub(crate) trait Content: Sync {
+    /// In bytes.
+    fn size(&self) -> io::Result<u64>;
+
+    /// Fails with `UnexpectedEof` where the file ends before.
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// All of it. Fails with `FileTooLarge` beyond `max` bytes instead of reading it.
+    fn load(&self, max: u64) -> io::Result<Vec<u8>> {
+        let size = self.size()?;
+        if size > max {
+            return Err(ErrorKind::FileTooLarge.into());
+        }
+        let mut bytes = vec![0; usize::try_from(size).map_err(|_| ErrorKind::FileTooLarge)?];
+        self.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+}
+
 /// A directory with the store's files. Between two syncs the medium may hold any mixture of old and
 /// new sectors of what was written, and any prefix of the changes to the directory.
 pub(crate) trait Backend {
+    /// The file as it is, whatever takes its place later; `None` if it does not exist.
+    fn open(&self, file: File) -> io::Result<Option<impl Content>>;
+
     /// The whole file; `None` if it does not exist. Fails with `FileTooLarge` beyond `max` bytes
     /// instead of reading it.
-    fn load(&self, file: File, max: u64) -> io::Result<Option<Vec<u8>>>;
+    fn load(&self, file: File, max: u64) -> io::Result<Option<Vec<u8>>> {
+        self.open(file)?.map(|content| content.load(max)).transpose()
+    }
 
     /// Makes the file exist and be empty. Its name is durable after [`Self::sync_directory`].
     fn create(&mut self, file: File) -> io::Result<()>;

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::{Backend, File};
+use super::{Backend, Content, File};
 
 /// What a disk writes or does not write, never half.
 pub(crate) const SECTOR: usize = 512;
@@ -298,16 +298,27 @@ impl Disk {
     }
 }
 
+/// A file's bytes at one time.
+struct Snapshot(Vec<u8>);
+
+impl Content for Snapshot {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.len() as u64)
+    }
+
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        let start = usize::try_from(offset).unwrap();
+        let found = self.0.get(start..start + bytes.len()).ok_or(ErrorKind::UnexpectedEof)?;
+        bytes.copy_from_slice(found);
+        Ok(())
+    }
+}
+
 impl Backend for Simulated {
-    fn load(&self, file: File, max: u64) -> io::Result<Option<Vec<u8>>> {
+    fn open(&self, file: File) -> io::Result<Option<impl Content>> {
         let mut disk = self.0.borrow_mut();
         disk.call_without_room()?;
-        let Some(inode) = disk.inode(file) else { return Ok(None) };
-        let bytes = &disk.inodes[inode].cached;
-        if bytes.len() as u64 > max {
-            return Err(ErrorKind::FileTooLarge.into());
-        }
-        Ok(Some(bytes.to_vec()))
+        Ok(disk.inode(file).map(|inode| Snapshot(disk.inodes[inode].cached.to_vec())))
     }
 
     fn create(&mut self, file: File) -> io::Result<()> {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use ras_core::{
     ErrorSource, Location, Pfn, PfnRange, RetireReason, RetireState, RetiredPage, Severity,
-    Timestamp,
+    SmolStr, Timestamp,
 };
 use ras_store_format::exclusion::{BadRange, Badness, Limits, List};
 use tempfile::TempDir;
@@ -331,8 +331,8 @@ fn neighbours_of_one_badness_are_one_range() {
         location: Location::default(),
         dimm: None,
         epoch: None,
-        diagnosis: String::new(),
-        outcome: String::new(),
+        diagnosis: SmolStr::default(),
+        outcome: SmolStr::default(),
     };
     use RetireReason::{CorrectedThreshold, Uncorrected};
     use RetireState::{Expired, Failed, Probation, Retired};

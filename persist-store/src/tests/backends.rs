@@ -12,7 +12,9 @@ use super::*;
 use crate::backend::erst::ErrorRecords;
 use crate::backend::simulated::{Fate, Plan, Unsynced};
 use crate::backend::simulated_device::SimulatedDevice;
-use crate::{Boot, Crossing, ErstList, ImageList, Package, PageList, RecordStore as _};
+use crate::{
+    Boot, Crossing, ErstList, FileList, ImageList, MemoryList, Package, PageList, RecordStore as _,
+};
 
 const BOOT: Boot = Boot([7; 16]);
 
@@ -71,6 +73,36 @@ macro_rules! on_device {
 
 on_device!(Variables, ImageList<SimulatedDevice>, |device| ImageList::new(device, BOOT, u64::MAX));
 on_device!(Records, ErstList<SimulatedDevice>, |device| ErstList::new(device, BOOT));
+
+#[test]
+fn every_backend_keeps_what_it_acknowledges() {
+    let temp = tempfile::TempDir::new().unwrap();
+    suite::keeps_what_it_acknowledges("file", &mut FileList::new(temp.path()));
+    suite::keeps_what_it_acknowledges("memory", &mut MemoryList::default());
+    let variables = Variables::empty("contract");
+    suite::keeps_what_it_acknowledges("EFI variables", &mut variables.list());
+    let records = Records::empty("contract");
+    suite::keeps_what_it_acknowledges("error records", &mut records.list());
+}
+
+/// Memory is bounded like a journal, and a refused commit leaves no trace.
+#[test]
+fn a_list_in_memory_is_full_at_some_point() {
+    let mut list = MemoryList::default();
+    list.load().unwrap();
+    let room = list.capacity().pages;
+    let all: Vec<_> = (0..room).map(|number| page(number, RetireState::Pending)).collect();
+    list.commit(&all).unwrap();
+    let before = list.load().unwrap().0;
+    let refused = list.commit(&[
+        unretired(1),
+        page(room, RetireState::Pending),
+        page(room + 1, RetireState::Pending),
+    ]);
+    assert!(matches!(refused, Err(StoreError::Full { .. })), "{refused:?}");
+    assert!(list.load().unwrap().0 == before, "a refused commit was applied");
+    list.commit(&[unretired(1), page(room, RetireState::Pending)]).unwrap();
+}
 
 #[test]
 fn variables_lose_power_at_every_call() {

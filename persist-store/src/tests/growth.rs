@@ -99,13 +99,13 @@ fn long_texts_are_cut_at_a_character() {
     let disk = Simulated::empty("long");
     let (mut journal, _) = open(&disk).unwrap();
     let Entry::Page(mut long) = page(1, RetireState::Failed) else { unreachable!() };
-    long.diagnosis = "é".repeat(2000);
-    long.outcome = "x".repeat(100_000);
-    long.location.fru = Some("日".repeat(200));
+    long.diagnosis = "é".repeat(2000).into();
+    long.outcome = "x".repeat(100_000).into();
+    long.location.fru = Some("日".repeat(200).into());
     journal.append(&[Entry::Page(long.clone())]).unwrap();
     let shown = &journal.state().pages[&long.pfn];
     assert_eq!(shown.diagnosis, "é".repeat(511));
     assert_eq!(shown.outcome.len(), 1023);
-    assert_eq!(shown.location.fru, Some("日".repeat(85)));
+    assert_eq!(shown.location.fru, Some("日".repeat(85).into()));
     assert_eq!(open(&disk).unwrap().0.state(), journal.state());
 }

@@ -44,7 +44,7 @@ pub(crate) fn time(number: u64) -> Timestamp {
 }
 
 pub(crate) fn page(number: u64, state: RetireState) -> Entry {
-    Entry::Page(RetiredPage {
+    Entry::Page(Box::new(RetiredPage {
         pfn: Pfn(0x12_3000 + number),
         reason: RetireReason::Uncorrected,
         state,
@@ -64,7 +64,7 @@ pub(crate) fn page(number: u64, state: RetireState) -> Entry {
         epoch: None,
         diagnosis: "uncorrected error found by the patrol scrubber".into(),
         outcome: "offline; vm1 gave the block up".into(),
-    })
+    }))
 }
 
 /// A page of which everything is known.

@@ -2,7 +2,7 @@
 //! going is in the audit; and nobody is taken for somebody else.
 
 use proptest::prelude::*;
-use ras_core::{MachineMap, MapRange, PhysAddr, Slot};
+use ras_core::{MachineMap, MapRange, PciAddress, PhysAddr, Slot};
 use ras_store_format::AuditKind;
 
 use super::*;
@@ -43,12 +43,12 @@ fn made_on(map: &MachineMap, number: u64, slot: usize) -> RetiredPage {
     page.location.dimm.row = Some(u32::try_from(number).unwrap());
     page.dimm = Some(map.slots[slot].dimm.clone()).filter(|dimm| dimm.size > 0);
     page.epoch = map.epoch();
-    page
+    *page
 }
 
 fn list(pages: impl IntoIterator<Item = RetiredPage>) -> State {
     let mut state = State::default();
-    pages.into_iter().for_each(|page| state.apply(Entry::Page(page)));
+    pages.into_iter().for_each(|page| state.apply(Entry::Page(Box::new(page))));
     state
 }
 
@@ -106,9 +106,7 @@ fn settled_at(state: &State, present: &Present<'_>, now: Timestamp) -> State {
 }
 
 fn states(state: &State) -> Vec<(u64, RetireState)> {
-    let suspended = state.suspended.values().map(|suspended| &suspended.page);
-    let all = state.pages.values().chain(suspended);
-    all.map(|page| (page.pfn.0 - 0x12_3000, page.state)).collect()
+    state.all_pages().map(|page| (page.pfn.0 - 0x12_3000, page.state)).collect()
 }
 
 /// Pages 1, 2 and 3 in the three slots, recorded on one machine and looked at on another.
@@ -190,8 +188,8 @@ fn a_repaired_row_is_on_probation_until_the_next_error() {
     pages[2].location.dimm.row = None;
     let state = list(pages.clone());
     let repair = Repair {
-        dimm: module("A1", 1).identity.clone(),
-        place: DimmLocation { rank: Some(0), row: Some(1), ..DimmLocation::default() },
+        dimm: Some(module("A1", 1).identity.clone()),
+        place: cells(DimmLocation { rank: Some(0), row: Some(1), ..DimmLocation::default() }),
         time: time(100),
     };
     let repairs = [repair];
@@ -202,15 +200,46 @@ fn a_repaired_row_is_on_probation_until_the_next_error() {
 
     // An error after the repair makes an entry of its own, which the repair does not excuse.
     let again = RetiredPage { since: time(1500), ..pages[0].clone() };
-    let failed = settled(&applied(&after, &[Entry::Page(again)]), &present);
+    let failed = settled(&applied(&after, &[Entry::Page(Box::new(again))]), &present);
     assert_eq!(states(&failed), [(1, Retired), (3, Retired), (2, Probation)]);
     let last = failed.audit.back().unwrap();
     assert_eq!(last.who, "rule probation-failed");
 
     // Another module's row of the same number.
-    let other = [Repair { dimm: module("A1", 2).identity.clone(), ..repairs[0].clone() }];
+    let other = [Repair { dimm: Some(module("A1", 2).identity.clone()), ..repairs[0].clone() }];
     let present = Present { repairs: &other, ..present };
     assert_eq!(reconcile(&state, &present, time(1000)), []);
+}
+
+fn cells(dimm: DimmLocation) -> Location {
+    Location { dimm, ..Location::default() }
+}
+
+#[test]
+fn a_repair_behind_a_pci_function_is_only_its() {
+    let map = machine([1, 2, 3], 16);
+    let pci = |bus| Some(PciAddress { segment: 0, bus, device: 0, function: 0 });
+    let place = Location {
+        pci: pci(13),
+        channel: Some(1),
+        ..cells(DimmLocation { row: Some(1), ..DimmLocation::default() })
+    };
+    let page = |number, change: &dyn Fn(&mut Location)| {
+        let mut page = RetiredPage { dimm: None, ..made_on(&map, number, 0) };
+        page.location = place.clone();
+        change(&mut page.location);
+        page
+    };
+    let pages = vec![
+        page(1, &|_| ()),
+        page(2, &|location| location.pci = pci(14)),
+        page(3, &|location| location.channel = None),
+        page(4, &|location| location.pci = None),
+    ];
+    let repairs = [Repair { dimm: None, place: place.clone(), time: time(100) }];
+    let after = settled(&list(pages), &Present { map: &map, translate: None, repairs: &repairs });
+    use RetireState::{Probation, Retired};
+    assert_eq!(states(&after), [(2, Retired), (3, Retired), (4, Retired), (1, Probation)]);
 }
 
 #[derive(Clone, Debug)]
@@ -256,13 +285,13 @@ proptest! {
                     page.since = time(10 * now);
                     if bare[0] { page.epoch = None; }
                     if bare[1] { page.dimm = None; }
-                    state.apply(Entry::Page(page));
+                    state.apply(Entry::Page(Box::new(page)));
                 }
                 Event::Unretired(number) => state.apply(unretired(number)),
                 Event::Translate(by) => shift = by,
                 Event::Repaired(row) => repairs.push(Repair {
-                    dimm: module("", 1).identity.clone(),
-                    place: DimmLocation { row: Some(row), ..DimmLocation::default() },
+                    dimm: Some(module("", 1).identity.clone()),
+                    place: cells(DimmLocation { row: Some(row), ..DimmLocation::default() }),
                     time: time(10 * now),
                 }),
             }

@@ -1,4 +1,5 @@
-//! The crash suite that every backend has to pass. A backend brings a [`Medium`]: its simulated device.
+//! The suite that every backend has to pass: its contract, and crashes. For these a backend brings a
+//! [`Medium`]: its simulated device.
 //!
 //! Power goes during any call, and any mixture of what was not yet durable is on the medium; calls fail;
 //! sectors are lost or flipped. What was acknowledged is there, nothing is half there, nobody cries
@@ -101,6 +102,40 @@ impl Interrupted {
         assert!(clean.is_clean(), "{}: recovery left work: {clean}", context());
         there
     }
+}
+
+/// The contract of [`PageList`] where nothing goes wrong: nothing before the first load, every commit whole
+/// and in order, every load what was committed, and clean. The list is new.
+pub(crate) fn keeps_what_it_acknowledges(name: &str, list: &mut dyn PageList) {
+    let early = list.commit(&[page(1, RetireState::Pending)]);
+    assert!(matches!(early, Err(StoreError::Poisoned { .. })), "{name}: before a load: {early:?}");
+    let (empty, recovery) = list.load().unwrap();
+    assert_eq!((&empty, recovery.is_clean()), (&State::default(), true), "{name}: {recovery}");
+
+    let mut committed = State::default();
+    for (number, entries) in script().iter().enumerate() {
+        list.commit(entries).unwrap();
+        committed = applied(&committed, entries);
+        // Also a load between two commits, which changes nothing.
+        if number % 2 == 0 {
+            let (state, recovery) = list.load().unwrap();
+            assert_eq!(state, list.kept(&committed), "{name}: after commit {number}");
+            assert!(recovery.is_clean(), "{name}: after commit {number}: {recovery}");
+        }
+    }
+    // In order: what comes on and goes off in one commit is off.
+    list.commit(&[]).unwrap();
+    list.commit(&[page(900, RetireState::Pending), unretired(900)]).unwrap();
+    list.commit(&[unretired(1), page(1, RetireState::Pending)]).unwrap();
+    let (state, _) = list.load().unwrap();
+    let pfn = |number: u64| Pfn(0x12_3000 + number);
+    assert!(!state.pages.contains_key(&pfn(900)), "{name}");
+    assert!(state.pages.contains_key(&pfn(1)), "{name}");
+    // What a medium keeps, it keeps as it is, and no page is left out.
+    let kept = list.kept(&state);
+    assert_eq!(list.kept(&kept), kept, "{name}");
+    assert!(kept.pages.keys().eq(state.pages.keys()), "{name}");
+    assert!(list.capacity().pages > 0, "{name}");
 }
 
 /// Which of the unsynced sectors survive a crash.

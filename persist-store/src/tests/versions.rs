@@ -55,8 +55,8 @@ fn told() -> State {
         severity: Severity::Corrected,
         source: ErrorSource::Cper,
         location: Location::default(),
-        outcome: String::new(),
-        ..page(2, RetireState::Failed)
+        outcome: "".into(),
+        ..*page(2, RetireState::Failed)
     };
     let operator = RetiredPage {
         reason: RetireReason::Operator,
@@ -64,10 +64,10 @@ fn told() -> State {
         source: ErrorSource::Operator,
         location: Location::default(),
         diagnosis: "é日".into(),
-        ..page(3, RetireState::Pending)
+        ..*page(3, RetireState::Pending)
     };
     let mut state = State::default();
-    let pages = [page(1, RetireState::Retired), bare, operator];
+    let pages = [page(1, RetireState::Retired), Box::new(bare), Box::new(operator)];
     let row = (11..30).map(|number| page(number, RetireState::Retired));
     state.pages = pages.into_iter().chain(row).map(|page| (page.pfn, page)).collect();
     state.node = Some(NodeState {

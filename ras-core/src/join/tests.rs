@@ -1,4 +1,3 @@
-use alloc::string::ToString;
 use alloc::vec;
 
 use proptest::prelude::*;
@@ -151,7 +150,7 @@ fn only_what_is_absent_is_filled_in_and_it_is_said_from_whom() {
     edac.location = Location {
         imc: Some(2),
         channel: Some(0),
-        fru: Some("CPU_SrcID#0_MC#2_Chan#0_DIMM#0".to_string()),
+        fru: Some("CPU_SrcID#0_MC#2_Chan#0_DIMM#0".into()),
         dimm: DimmLocation { row: Some(9), column: Some(4), ..DimmLocation::default() },
         ..Location::default()
     };

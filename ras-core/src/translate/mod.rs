@@ -9,7 +9,7 @@ use core::fmt::Write as _;
 
 use crate::{AddressMode, CpuVendor, Details as _, ErrorAddress, ErrorRecord, PhysAddr, Raw};
 
-pub use amd::{NormalizedAddr, Snapshot, StationId, TranslateError};
+pub use amd::{NormalizedAddr, Snapshot, SnapshotFault, StationId, TranslateError};
 
 /// Coarsest granularity, as log2 of bytes, of an address that is in one place after translation:
 /// channels take turns every 256 bytes at the least.

@@ -3,6 +3,7 @@
 
 #![no_main]
 
+mod store;
 mod targets;
 
 use std::sync::LazyLock;

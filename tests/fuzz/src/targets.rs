@@ -10,6 +10,8 @@ use ras_core::{CpuVendor, ErrorRecord, McaRegisters};
 use rasctl::input::Input;
 use rasctl::read::{Damage, Found, Options, Sink};
 
+use crate::store;
+
 /// Feeds one input to one parser.
 pub(crate) type Target = fn(&[u8]);
 
@@ -33,6 +35,11 @@ const TARGETS: &[(&str, Target)] = &[
     ("blue_gene", |bytes| lines(bytes, &mut bgl::BlueGene::default())),
     ("capture", capture),
     ("any_file", any_file),
+    ("exclusion_list", store::exclusion_list),
+    ("exclusion_outcome", store::exclusion_outcome),
+    ("store_image", store::store_image),
+    ("store_part", store::store_part),
+    ("fmpm_record", store::fmpm_record),
 ];
 
 /// The target called `name`.

@@ -156,12 +156,13 @@ const PROGRAMS: [(&str, &str); 5] = [
 ];
 
 /// Programs that only run inside a lab's machine.
-const INSIDE: [(&str, &str); 5] = [
+const INSIDE: [(&str, &str); 6] = [
     ("lab-agent", "ras-lab"),
     ("page-holder", "ras-lab"),
     ("erst-list", "ras-lab"),
     ("memory-hog", "ras-lab"),
     ("demo-story", "ras-lab"),
+    ("power", "ras-lab"),
 ];
 
 fn of_workspace(

@@ -88,6 +88,13 @@ pub(crate) fn ext4_of(disk: &Path, size_mib: u64, content: &Path) -> Result<()> 
     make_ext4(disk, size_mib, &[Path::new("-d"), content])
 }
 
+/// An ext4 file system as large ones are, and done: nothing is left for the kernel to do behind a test's
+/// back after it is mounted.
+pub(crate) fn ext4_settled(disk: &Path, size_mib: u64) -> Result<()> {
+    let settled = "lazy_itable_init=0,lazy_journal_init=0,nodiscard";
+    make_ext4(disk, size_mib, &["-b", "4096", "-E", settled].map(Path::new))
+}
+
 fn make_ext4(disk: &Path, size_mib: u64, options: &[&Path]) -> Result<()> {
     let file = fs::File::create_new(disk).context("creating the disk")?;
     file.set_len(size_mib << 20).context("sizing the disk")?;

@@ -18,6 +18,7 @@ pub mod initramfs;
 pub mod kernel;
 pub mod machine;
 pub mod packages;
+pub mod power;
 pub mod qemu;
 pub mod story;
 pub mod uefi;

@@ -28,9 +28,10 @@ pub struct Hardware {
     pub error_records: Option<PathBuf>,
     /// RAM in MiB.
     pub memory_mib: u32,
-    /// An image file that becomes the disk `/dev/vda`.
-    pub disk: Option<PathBuf>,
-    /// Boot from a disk, instead of the kernel directly.
+    /// Image files that become the disks `/dev/vda`, `/dev/vdb` and so on. Each has a cache that only a
+    /// flush empties, as far as the kernel in the machine can tell.
+    pub disks: Vec<PathBuf>,
+    /// Boot from the first disk, instead of the kernel directly.
     pub boots_disk: bool,
     /// UEFI firmware instead of the BIOS.
     pub uefi: Option<Uefi>,
@@ -195,7 +196,7 @@ fn command(hardware: &Hardware) -> Command {
         let path = path.display().to_string().replace(',', ",,");
         command.args(["-drive", &format!("{kind}{path}")]);
     };
-    if let Some(disk) = &hardware.disk {
+    for disk in &hardware.disks {
         drive("if=virtio,format=raw,file=", disk);
     }
     if let Some(uefi) = &hardware.uefi {

@@ -42,7 +42,7 @@ impl Source {
     pub(crate) fn pages(&mut self) -> Result<Vec<RetiredPage>, Failure> {
         match self {
             Self::Daemon(client) => Ok(client.pages()?),
-            Self::Store(read) => Ok(read.0.pages.values().cloned().collect()),
+            Self::Store(read) => Ok(read.0.active_pages().cloned().collect()),
         }
     }
 
@@ -106,7 +106,7 @@ fn suspended(state: &State) -> Vec<RetiredPage> {
 }
 
 fn stored_page(state: &State, pfn: Pfn) -> Option<PageDetail> {
-    let page = state.pages.get(&pfn).cloned();
+    let page = state.pages.get(&pfn).map(|page| RetiredPage::clone(page));
     let unretired: Vec<Unretirement> = state
         .audit
         .iter()

@@ -69,6 +69,15 @@ fn daemon(status: &Status, out: &mut dyn Write) -> Result<(), Failure> {
     if let Some(error) = &store.failing {
         writeln!(out, "            FAILING, {} entries wait: {error}", store.unsaved)?;
     }
+    let mirror = &status.mirror;
+    if !mirror.state.is_empty() {
+        let failing = if mirror.state == "failing" { "FAILING" } else { &mirror.state };
+        writeln!(out, "mirror      {failing}: {}", mirror.detail)?;
+    }
+    if mirror.brought_back > 0 {
+        let entries = mirror.brought_back;
+        writeln!(out, "            {entries} ENTRIES THAT THE LIST LACKED CAME BACK FROM IT")?;
+    }
     if !status.boot.state.is_empty() {
         let failing = if status.boot.state == "failing" { "FAILING, " } else { "" };
         writeln!(out, "next boot   {failing}{}: {}", status.boot.state, status.boot.detail)?;

@@ -7,8 +7,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use ras_core::translate::amd::Station;
-use ras_core::translate::{self, NormalizedAddr, Snapshot, StationId, TranslateError};
+use ras_core::translate::{self, Snapshot, SnapshotFault};
 use ras_core::{Details as _, ErrorRecord};
 
 use crate::input::Input;
@@ -35,18 +34,9 @@ pub enum SnapshotError {
     /// It is no TOML, or has other members.
     #[error("as TOML (it does not begin with {{)")]
     Toml(#[source] toml::de::Error),
-    /// There is nothing in it to translate by.
-    #[error("it has no stations")]
-    Empty,
-    /// Two entries are of one station.
-    #[error("it has two stations at {0}")]
-    Twice(StationId),
-    /// The registers of a station don't fit one another.
-    #[error("the registers of the station at {0} can't be understood")]
-    Station(StationId, #[source] TranslateError),
-    /// Two stations claim the same memory.
-    #[error("the stations at {0} and {1} both hold the first byte of the former")]
-    Overlap(StationId, StationId),
+    /// Its registers are no machine's.
+    #[error(transparent)]
+    Registers(#[from] SnapshotFault),
 }
 
 /// Reads a snapshot, in TOML, or JSON if it begins with `{`, and checks that each station's memory has a
@@ -74,22 +64,7 @@ pub fn parse(text: &str) -> Result<Snapshot, SnapshotError> {
     } else {
         toml::from_str(text).map_err(SnapshotError::Toml)?
     };
-    let mut ids: Vec<StationId> = snapshot.stations.iter().map(Station::id).collect();
-    if ids.is_empty() {
-        return Err(SnapshotError::Empty);
-    }
-    ids.sort_unstable();
-    if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(SnapshotError::Twice(twice[0]));
-    }
-    for id in ids {
-        let wrong = |error| SnapshotError::Station(id, error);
-        let system = snapshot.system_address(id, NormalizedAddr(0)).map_err(wrong)?;
-        let (holder, _) = snapshot.normalized_address(system).map_err(wrong)?;
-        if holder != id {
-            return Err(SnapshotError::Overlap(id, holder));
-        }
-    }
+    snapshot.check()?;
     Ok(snapshot)
 }
 
@@ -167,6 +142,7 @@ impl<S: Sink> Sink for Translating<S> {
 mod tests {
     use super::*;
     use crate::chain;
+    use ras_core::translate::{NormalizedAddr, StationId};
 
     #[test]
     fn the_example_is_sound_in_both_languages() {

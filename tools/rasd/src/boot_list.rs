@@ -13,70 +13,26 @@ use persist_store::exclusion::{Fate, Outcome};
 use ras_core::{MapEpoch, Pfn};
 
 use crate::config::{Config, Switch};
+use crate::followers::Follower;
 use crate::guests::chain;
+use crate::pace::Pace;
 use crate::shared::Shared;
+
+/// What firmware did before this boot.
+#[derive(Debug, Default)]
+pub struct Account {
+    outcome: Option<Outcome>,
+}
 
 /// Keeps firmware's list in step with ours.
 pub struct BootLists {
     mode: Switch,
     list: BootList,
     epoch: Option<MapEpoch>,
-    outcome: Option<Outcome>,
     pace: Pace,
 }
 
-/// When to write.
-#[derive(Clone, Copy, Debug)]
-struct Pace {
-    settle: Duration,
-    pause: Duration,
-    /// The changes of the ledger that firmware's list has; none before the first look.
-    known: Option<u64>,
-    seen: u64,
-    changed: Instant,
-    written: Option<Instant>,
-}
-
-impl Pace {
-    /// Whether a list with `changes` is to be written at `now`.
-    fn is_due(&mut self, changes: u64, now: Instant) -> bool {
-        let Some(known) = self.known else { return true };
-        if changes != self.seen {
-            (self.seen, self.changed) = (changes, now);
-        }
-        let rested = self.written.is_none_or(|written| now.duration_since(written) >= self.pause);
-        changes != known && rested && now.duration_since(self.changed) >= self.settle
-    }
-}
-
-impl BootLists {
-    /// The places the configuration names, and what firmware did before this boot.
-    #[must_use]
-    pub fn new(config: &Config, epoch: Option<MapEpoch>) -> Self {
-        let efivars = config.paths.sysfs.join("firmware/efi/efivars");
-        // Without firmware of this kind nobody reads the partition.
-        let found = || find_esp(Path::new("/")).filter(|_| efivars.is_dir());
-        let esp = config.boot.esp.clone().or_else(found);
-        let list = BootList::new(&efivars, esp.as_deref());
-        let outcome = list.outcome().unwrap_or_else(|error| {
-            tracing::warn!("what firmware excluded before this boot: {}", chain(&error));
-            None
-        });
-        if let Some(outcome) = &outcome {
-            log(outcome);
-        }
-        let now = Instant::now();
-        let pace = Pace {
-            settle: Duration::from_secs(config.boot.settle_s),
-            pause: Duration::from_secs(config.boot.pause_s),
-            known: None,
-            seen: 0,
-            changed: now,
-            written: None,
-        };
-        Self { mode: config.boot.list, list, epoch, outcome, pace }
-    }
-
+impl Account {
     /// Whether firmware used the page itself and had the kernel reserve it. The kernel's own word is
     /// needed as well: this is only what it was asked to do.
     #[must_use]
@@ -89,20 +45,27 @@ impl BootLists {
             })
         })
     }
+}
 
-    /// Brings firmware's list up to date, if that is due.
-    pub fn look(&mut self, shared: &Shared) {
-        if self.mode != Switch::Off && self.pace.is_due(shared.ledger().changes(), Instant::now()) {
-            self.write(shared);
+impl BootLists {
+    /// The places the configuration names, and what firmware did before this boot.
+    #[must_use]
+    pub fn new(config: &Config, epoch: Option<MapEpoch>) -> (Self, Account) {
+        let efivars = config.efivars();
+        // Without firmware of this kind nobody reads the partition.
+        let found = || find_esp(Path::new("/")).filter(|_| efivars.is_dir());
+        let esp = config.boot.esp.clone().or_else(found);
+        let list = BootList::new(&efivars, esp.as_deref());
+        let outcome = list.outcome().unwrap_or_else(|error| {
+            tracing::warn!("what firmware excluded before this boot: {}", chain(&error));
+            None
+        });
+        if let Some(outcome) = &outcome {
+            log(outcome);
         }
-    }
-
-    /// The same at the end, due or not.
-    pub fn finish(&mut self, shared: &Shared) {
-        let changes = shared.ledger().changes();
-        if self.mode != Switch::Off && self.pace.known != Some(changes) {
-            self.write(shared);
-        }
+        let [settle, pause] = [config.boot.settle_s, config.boot.pause_s].map(Duration::from_secs);
+        let pace = Pace::new(settle, pause, Instant::now());
+        (Self { mode: config.boot.list, list, epoch, pace }, Account { outcome })
     }
 
     fn write(&mut self, shared: &Shared) {
@@ -111,7 +74,7 @@ impl BootLists {
             let ledger = shared.ledger();
             (ledger.pages(None, usize::MAX), ledger.changes())
         };
-        (self.pace.known, self.pace.seen) = (Some(changes), changes);
+        self.pace.has(changes);
         if self.mode == Switch::Auto && !self.list.is_installed() {
             shared.set_boot("off", "no list for firmware is installed: see rasctl boot install");
             return;
@@ -126,7 +89,7 @@ impl BootLists {
                 shared.set_boot("in step", &format!("{} pages", pages.len()));
             }
             Ok(Written::Stored { place, ranges, bytes, left_over_pages, note }) => {
-                self.pace.written = Some(Instant::now());
+                self.pace.wrote(Instant::now());
                 tracing::info!(
                     pages = pages.len(),
                     ranges,
@@ -144,10 +107,26 @@ impl BootLists {
                 let error = chain(&error);
                 tracing::error!(error, "FIRMWARE'S LIST IS NOT UP TO DATE");
                 shared.set_boot("failing", &error);
-                // Tried again after the pause, changed or not.
-                self.pace.written = Some(Instant::now());
-                self.pace.known = Some(changes.wrapping_sub(1));
+                self.pace.failed(Instant::now());
             }
+        }
+    }
+}
+
+impl Follower for BootLists {
+    fn name(&self) -> &'static str {
+        "firmware's list for the next boot"
+    }
+
+    fn look(&mut self, shared: &Shared) {
+        if self.mode != Switch::Off && self.pace.is_due(shared.ledger().changes(), Instant::now()) {
+            self.write(shared);
+        }
+    }
+
+    fn finish(&mut self, shared: &Shared) {
+        if self.mode != Switch::Off && self.pace.is_behind(shared.ledger().changes()) {
+            self.write(shared);
         }
     }
 }
@@ -174,34 +153,5 @@ fn log(outcome: &Outcome) {
             outcome.limited,
             "firmware did not do all that its list asks for"
         );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn changes_are_collected_and_pauses_kept() {
-        let start = Instant::now();
-        let mut pace = Pace {
-            settle: Duration::from_secs(30),
-            pause: Duration::from_secs(600),
-            known: None,
-            seen: 0,
-            changed: start,
-            written: None,
-        };
-        let at = |seconds| start + Duration::from_secs(seconds);
-        assert!(pace.is_due(3, at(0)), "at the start");
-        (pace.known, pace.seen) = (Some(3), 3);
-        assert!(!pace.is_due(3, at(1000)), "nothing changed");
-        assert!(!pace.is_due(4, at(1001)), "it may go on changing");
-        assert!(!pace.is_due(5, at(1030)));
-        assert!(!pace.is_due(5, at(1059)));
-        assert!(pace.is_due(5, at(1060)));
-        (pace.known, pace.written) = (Some(5), Some(at(1060)));
-        assert!(!pace.is_due(6, at(1100)) && !pace.is_due(6, at(1659)), "not so soon again");
-        assert!(pace.is_due(6, at(1660)));
     }
 }

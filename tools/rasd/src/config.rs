@@ -17,9 +17,11 @@ pub const DEFAULT_FILE: &str = include_str!("../rasd.toml");
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs, reason = "each key is documented in rasd.toml")]
 pub struct Config {
-    pub store: PathBuf,
+    #[serde(deserialize_with = "store::deserialize")]
+    pub store: Store,
     pub control: PathBuf,
     pub paths: Paths,
+    pub machine: Machine,
     pub sources: Sources,
     pub policy: Policy,
     pub offline: Offline,
@@ -27,6 +29,27 @@ pub struct Config {
     pub cluster: Cluster,
     pub boot: Boot,
     pub metrics: Metrics,
+}
+
+/// Where the list of bad pages is kept. As a text it is the directory alone.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "each key is documented in rasd.toml")]
+pub struct Store {
+    pub dir: PathBuf,
+    pub mirror: Option<Medium>,
+    pub mirror_settle_s: u64,
+    pub mirror_pause_s: u64,
+}
+
+/// What the list can be mirrored to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Medium {
+    /// EFI variables: `persist_store::EfiVarList`.
+    EfiVariable,
+    /// ACPI's error record store: `persist_store::ErstList`.
+    Erst,
 }
 
 /// Where the kernel's file systems are mounted; elsewhere in tests and containers.
@@ -37,6 +60,15 @@ pub struct Paths {
     pub sysfs: PathBuf,
     pub proc: PathBuf,
     pub tracefs: PathBuf,
+    pub dev: PathBuf,
+}
+
+/// What can't be read from the machine.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "each key is documented in rasd.toml")]
+pub struct Machine {
+    pub address_map: Option<PathBuf>,
 }
 
 /// Where errors come from.
@@ -163,6 +195,12 @@ impl Config {
         Ok(config)
     }
 
+    /// Where the firmware's variables are, if it has any.
+    #[must_use]
+    pub fn efivars(&self) -> PathBuf {
+        self.paths.sysfs.join("firmware/efi/efivars")
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let value = |fine: bool, key, wants| {
             if fine { Ok(()) } else { Err(ConfigError::Value { key, wants }) }
@@ -191,9 +229,10 @@ impl Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            store: "/var/lib/rasd".into(),
+            store: Store::default(),
             control: "/run/rasd/rasd.sock".into(),
             paths: Paths::default(),
+            machine: Machine::default(),
             sources: Sources::default(),
             policy: Policy::default(),
             offline: Offline::default(),
@@ -205,9 +244,20 @@ impl Default for Config {
     }
 }
 
+impl Default for Store {
+    fn default() -> Self {
+        Self { dir: "/var/lib/rasd".into(), mirror: None, mirror_settle_s: 10, mirror_pause_s: 60 }
+    }
+}
+
 impl Default for Paths {
     fn default() -> Self {
-        Self { sysfs: "/sys".into(), proc: "/proc".into(), tracefs: "/sys/kernel/tracing".into() }
+        Self {
+            sysfs: "/sys".into(),
+            proc: "/proc".into(),
+            tracefs: "/sys/kernel/tracing".into(),
+            dev: "/dev".into(),
+        }
     }
 }
 
@@ -250,6 +300,38 @@ impl Default for Cluster {
             retry_s: 30,
             standalone: StandaloneConfig::default(),
             pacemaker: PacemakerConfig::default(),
+        }
+    }
+}
+
+/// Reads [`Store`] from a table or from a text.
+mod store {
+    use std::fmt;
+
+    use serde::de::value::MapAccessDeserializer;
+    use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+
+    use super::Store;
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Store, D::Error> {
+        from.deserialize_any(Reader)
+    }
+
+    struct Reader;
+
+    impl<'de> Visitor<'de> for Reader {
+        type Value = Store;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a directory, or a table with `dir` and `mirror`")
+        }
+
+        fn visit_str<E: Error>(self, dir: &str) -> Result<Store, E> {
+            Ok(Store { dir: dir.into(), ..Store::default() })
+        }
+
+        fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<Store, M::Error> {
+            Store::deserialize(MapAccessDeserializer::new(map))
         }
     }
 }
@@ -308,6 +390,22 @@ mod tests {
             }
         }
         check(&table);
+    }
+
+    #[test]
+    fn the_store_is_a_directory_or_a_table() {
+        let store = |text: &str| toml::from_str::<Config>(text).map(|config| config.store);
+        let dir = Store { dir: "/x".into(), ..Store::default() };
+        assert_eq!(store("store = '/x'").unwrap(), dir);
+        let mirrored = Store { mirror: Some(Medium::EfiVariable), ..dir };
+        assert_eq!(store("[store]\ndir = '/x'\nmirror = 'efi-variable'").unwrap(), mirrored);
+        let says = |text: &str, word: &str| {
+            let error = store(text).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        };
+        says("[store]\nmirror = 'floppy'", "`efi-variable` or `erst`");
+        says("[store]\nmirrors = 'erst'", "unknown field `mirrors`");
+        says("store = 7", "a directory, or a table");
     }
 
     #[test]

@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use crate::guests::chain;
 use crate::ledger::Ledger;
+use crate::machine::place_ordered;
 use crate::shared::Handle;
 use crate::source::wall_clock;
 
@@ -173,7 +174,7 @@ fn retire(ranges: &[PfnRange], note: &str, who: &str, shared: &Handle) -> Result
             known.insert(pfn);
             continue;
         };
-        pages.insert(pfn, page);
+        pages.insert(pfn, place_ordered(page, &shared.map));
     }
     order(ledger, pages, known, who, note, shared)
 }
@@ -195,7 +196,8 @@ fn import(
             continue;
         }
         // `updated` stays: it tells a restart that nothing was lost on this boot.
-        pages.insert(page.pfn, ras_core::order::import(page, who, note));
+        let page = ras_core::order::import(page, who, note);
+        pages.insert(page.pfn, place_ordered(page, &shared.map));
     }
     order(ledger, pages, known, who, note, shared)
 }

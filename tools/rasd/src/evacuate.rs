@@ -267,7 +267,12 @@ mod tests {
         let ledger = Ledger::open(store.path(), &config.policy).unwrap();
         let engine = SimEngine::new();
         let status = crate::cluster::describe(&engine);
-        let shared = Shared::new(ledger, Queue::new(config.sources.queue), status);
+        let shared = Shared::new(
+            ledger,
+            ras_core::MachineMap::default(),
+            Queue::new(config.sources.queue),
+            status,
+        );
         let evacuations = Evacuations::new(
             Box::new(engine.clone()),
             shared.clone(),

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-/// The steps, in order.
+/// The steps of a walk, in order, and of the mirror that follows the list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "see `pipeline`")]
 pub enum Step {
@@ -18,11 +18,14 @@ pub enum Step {
     GuestRetired,
     Recorded,
     Escalated,
+    /// The mirror is about to be written.
+    Mirroring,
+    Mirrored,
 }
 
 impl Step {
     /// All of them, in order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Decoded,
         Self::Diagnosed,
         Self::Planned,
@@ -31,6 +34,8 @@ impl Step {
         Self::GuestRetired,
         Self::Recorded,
         Self::Escalated,
+        Self::Mirroring,
+        Self::Mirrored,
     ];
 }
 
@@ -45,6 +50,8 @@ impl fmt::Display for Step {
             Self::GuestRetired => "guest_retired",
             Self::Recorded => "recorded",
             Self::Escalated => "escalated",
+            Self::Mirroring => "mirroring",
+            Self::Mirrored => "mirrored",
         })
     }
 }

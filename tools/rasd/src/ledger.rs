@@ -8,11 +8,12 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use persist_store::{
-    AuditKind, Change, Entry, Present, State, Store, StoreError, Suspended, reconcile,
+    AuditKind, Change, ChangeKind, Entry, Present, State, Store, StoreError, Suspended,
+    brought_back, reconcile,
 };
 use ras_core::{
-    Diagnosis, ErrorRecord, Evacuation, Health, MachineMap, NodeState, Pfn, Policy, RetireState,
-    RetiredPage, Timestamp, Verdict, analyze,
+    Diagnosis, ErrorRecord, Evacuation, Health, NodeState, Pfn, Policy, RetireState, RetiredPage,
+    Timestamp, Verdict, analyze,
 };
 use rasd_api::{PageCounts, PageDetail, StoreStatus, Unretirement};
 
@@ -32,6 +33,8 @@ pub struct Ledger {
     /// The list as it was when the store was lost.
     last_state: State,
     recovery: Vec<String>,
+    /// There was no list when it was opened.
+    is_new: bool,
     unsaved: Unsaved,
     failing: Option<String>,
     changes: u64,
@@ -55,6 +58,7 @@ impl Ledger {
     /// The store can't be opened; somebody else has it, or it is read-only.
     pub fn open(dir: &Path, policy: &Policy) -> Result<Self, StoreError> {
         let (store, recovery) = Store::open(dir)?;
+        let is_new = recovery.created;
         let recovery = if recovery.is_clean() { vec![] } else { vec![recovery.to_string()] };
         let state = store.state();
         let diagnosis = diagnose(policy, state);
@@ -65,6 +69,7 @@ impl Ledger {
             store: Some(store),
             last_state: State::default(),
             recovery,
+            is_new,
             unsaved: Unsaved::default(),
             failing: None,
             changes: 0,
@@ -77,9 +82,10 @@ impl Ledger {
     ///
     /// # Errors
     /// The store did not take it; the list is as it was, and no page too few is kept out of use.
-    pub fn reconcile(&mut self, map: &MachineMap, now: Timestamp) -> Result<(), StoreError> {
-        let present = Present { map, translate: None, repairs: &[] };
-        let entries = reconcile(self.state(), &present, now);
+    pub fn reconcile(&mut self, present: &Present<'_>, now: Timestamp) -> Result<(), StoreError> {
+        // What waits is newer than what the rules would judge.
+        self.flush();
+        let entries = reconcile(self.state(), present, now);
         if entries.is_empty() {
             return Ok(());
         }
@@ -96,7 +102,56 @@ impl Ledger {
         Ok(())
     }
 
-    /// Grows whenever a page came, went or changed.
+    /// Gives the list back what only its mirror in `place` remembers, durably, each entry audited and logged;
+    /// pages get in line for the walk, which has nothing left to do where they are out of use by then.
+    /// Returns the number of entries.
+    ///
+    /// # Errors
+    /// The store did not take them: nothing came back.
+    pub fn bring_back(
+        &mut self,
+        mirror: &State,
+        place: &str,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let mut entries = brought_back(self.state(), mirror, place, now);
+        // Where the whole list is gone, nobody else remembers that it had been damaged.
+        if self.is_new {
+            entries.extend(mirror.damage.iter().cloned().map(Entry::Damaged));
+        }
+        if entries.is_empty() {
+            return Ok(0);
+        }
+        self.append(&entries)?;
+        self.is_new = false;
+        self.changes += 1;
+        self.diagnosis = diagnose(&self.policy, self.state());
+        let mut back = 0;
+        for entry in &entries {
+            let Entry::Changed(Change { pfn, since, kind, logged: true, note, .. }) = entry else {
+                continue;
+            };
+            back += 1;
+            if *kind == ChangeKind::Reinstated {
+                self.ordered.push_back(*pfn);
+            }
+            tracing::warn!(%pfn, since = since.secs(), note, "AN ENTRY THAT THE LIST LACKED");
+        }
+        Ok(back)
+    }
+
+    /// The list as a mirror is to have it: what could not be stored yet needs one most.
+    #[must_use]
+    pub fn to_mirror(&self) -> State {
+        let State { pages, suspended, damage, .. } = self.state();
+        let mut list = State::default();
+        (list.pages, list.suspended) = (pages.clone(), suspended.clone());
+        list.damage.clone_from(damage);
+        self.unsaved.pages.values().cloned().map(Entry::from).for_each(|page| list.apply(page));
+        list
+    }
+
+    /// Grows whenever a page came, went or changed, and when damage was accepted.
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.changes
@@ -134,7 +189,7 @@ impl Ledger {
     /// Stores what still waits, if anything does. Returns whether all of it is durable.
     pub fn flush(&mut self) -> bool {
         let mut entries: Vec<Entry> = self.unsaved.node.iter().cloned().map(Entry::Node).collect();
-        entries.extend(self.unsaved.pages.values().cloned().map(Entry::Page));
+        entries.extend(self.unsaved.pages.values().cloned().map(Entry::from));
         // Observations go first in time: a page entry makes the observations of its page moot.
         entries.splice(0..0, self.unsaved.observed.iter().cloned());
         if entries.is_empty() {
@@ -172,7 +227,9 @@ impl Ledger {
         who: String,
         note: String,
     ) -> Result<(), StoreError> {
-        self.append(&[Entry::DamageAccepted { time, who, note }])
+        self.append(&[Entry::DamageAccepted { time, who, note }])?;
+        self.changes += 1;
+        Ok(())
     }
 
     /// Puts pages on the list that nobody's errors condemned, durably, and in line for the walk.
@@ -180,7 +237,7 @@ impl Ledger {
     /// # Errors
     /// The store did not take them: none is on the list.
     pub fn order(&mut self, pages: Vec<RetiredPage>) -> Result<(), StoreError> {
-        let entries: Vec<Entry> = pages.iter().cloned().map(Entry::Page).collect();
+        let entries: Vec<Entry> = pages.iter().cloned().map(Entry::from).collect();
         self.append(&entries)?;
         self.changes += 1;
         for page in pages {
@@ -220,14 +277,14 @@ impl Ledger {
     /// A page as it is now.
     #[must_use]
     pub fn page(&self, pfn: Pfn) -> Option<&RetiredPage> {
-        self.unsaved.pages.get(&pfn).or_else(|| self.state().pages.get(&pfn))
+        self.unsaved.pages.get(&pfn).or_else(|| self.state().pages.get(&pfn).map(|page| &**page))
     }
 
     /// At most `count` pages above `after`, ascending.
     #[must_use]
     pub fn pages(&self, after: Option<Pfn>, count: usize) -> Vec<RetiredPage> {
         let range = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
-        let stored = self.state().pages.range(range).take(count);
+        let stored = self.state().pages.range(range).map(|(pfn, page)| (pfn, &**page)).take(count);
         let waiting = self.unsaved.pages.range(range).take(count);
         // The later word on a page wins.
         let merged: BTreeMap<Pfn, RetiredPage> =
@@ -240,7 +297,7 @@ impl Ledger {
     pub fn page_counts(&self) -> PageCounts {
         let mut counts = PageCounts::default();
         let waiting = &self.unsaved.pages;
-        let stored = self.state().pages.values().filter(|page| !waiting.contains_key(&page.pfn));
+        let stored = self.state().active_pages().filter(|page| !waiting.contains_key(&page.pfn));
         for page in stored.chain(waiting.values()).chain(self.suspended()) {
             counts.add(page.state);
         }
@@ -328,7 +385,7 @@ impl Ledger {
 
 /// The diagnosis' engines as the list left them.
 fn diagnose(policy: &Policy, state: &State) -> Diagnosis {
-    let mut diagnosis = Diagnosis::restore(policy, state.pages.values(), state.observed.iter());
+    let mut diagnosis = Diagnosis::restore(policy, state.active_pages(), state.observed.iter());
     for page in state.suspended.values().map(|suspended| &suspended.page) {
         if page.state == RetireState::Probation {
             diagnosis.mark_probation(page.pfn);

@@ -10,6 +10,10 @@ pub mod restart;
 mod order;
 
 pub mod boot_list;
+pub mod followers;
+pub mod mirror;
+pub mod pace;
+
 pub mod decode;
 pub mod evacuate;
 pub mod guests;
@@ -17,6 +21,7 @@ pub mod host_page;
 pub mod ledger;
 pub mod machine;
 pub mod outcome;
+pub mod repair;
 
 pub mod source;
 

@@ -11,17 +11,20 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
+use persist_store::{Present, Translate};
 use rasd::boot_list::BootLists;
 use rasd::cluster;
 use rasd::config::{Config, DEFAULT_FILE, Switch};
 use rasd::control::Control;
 use rasd::evacuate::Evacuations;
+use rasd::followers::{Follower, Followers};
 use rasd::guests::Guests;
 use rasd::host_page::{HostPages, ThisKernel};
 use rasd::kill_point::KillPoint;
 use rasd::ledger::Ledger;
-use rasd::machine::Machine;
+use rasd::machine::{AddressMaps, Machine};
 use rasd::metrics::Metrics;
+use rasd::mirror::Mirroring;
 use rasd::pipeline::Pipeline;
 use rasd::service;
 use rasd::shared::{Handle, Shared};
@@ -93,17 +96,36 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let engine_status = cluster::describe(engine.as_ref());
     tracing::info!(engine = engine_status.name, notes = engine_status.notes, "cluster engine");
 
-    let machine = Machine::read(&config.paths);
-    machine.log();
-    let mut ledger = Ledger::open(&config.store, &config.policy).context("opening the store")?;
+    let mut machine = Machine::read(&config.paths);
+    let mut ledger =
+        Ledger::open(&config.store.dir, &config.policy).context("opening the store")?;
     for line in ledger.store_status().recovery {
         tracing::warn!("store: {line}");
     }
-    if let Err(error) = ledger.reconcile(&machine.map, wall_clock()) {
+    let maps = AddressMaps::read(
+        config.machine.address_map.as_deref(),
+        &config.store.dir.join("maps"),
+        &mut machine.map,
+        &mut machine.notes,
+        wall_clock(),
+    );
+    machine.log();
+    // First of all: what comes back is held beside the machine like the rest.
+    let mut mirror = Mirroring::new(&config, kill).unwrap_or_else(|error| {
+        tracing::error!(%error, "THE LIST HAS NO MIRROR: the kernel does not tell its boot_id");
+        None
+    });
+    if let Some(mirror) = &mut mirror {
+        mirror.bring_back(|found, place| ledger.bring_back(found, place, wall_clock()));
+    }
+    let translate: &Translate<'_> = &|page, dimm| maps.find(page, dimm);
+    let present = Present { map: &machine.map, translate: Some(translate), repairs: &[] };
+    if let Err(error) = ledger.reconcile(&present, wall_clock()) {
         let error = format!("{:#}", anyhow::Error::from(error));
         tracing::error!(error, "the list was not held beside the machine");
     }
-    let shared = Shared::new(ledger, Queue::new(config.sources.queue), engine_status);
+    let shared =
+        Shared::new(ledger, machine.map.clone(), Queue::new(config.sources.queue), engine_status);
     let _control = Control::bind(&config.control, &shared)
         .with_context(|| format!("listening at {}", config.control.display()))?;
 
@@ -111,6 +133,12 @@ fn run(options: &Options) -> anyhow::Result<()> {
     start_replay(options, &shared)?;
     stop_on_signal(signals, &shared, &stop).context("waiting for signals")?;
 
+    let (boot_lists, firmware) = BootLists::new(&config, machine.map.epoch());
+    let mut followers: Vec<Box<dyn Follower>> = vec![Box::new(boot_lists)];
+    if let Some(mirror) = mirror {
+        shared.set_mirror(mirror.status());
+        followers.push(Box::new(mirror));
+    }
     let guests = Guests::new(&config);
     let retry = Duration::from_secs(config.cluster.retry_s);
     let mut pipeline = Pipeline {
@@ -124,17 +152,22 @@ fn run(options: &Options) -> anyhow::Result<()> {
             }
             None => Timings::default(),
         },
-        boot: BootLists::new(&config, machine.map.epoch()),
+        firmware,
         metrics: Metrics::new(config.metrics.file.clone()),
         machine,
+        maps,
         shared,
     };
     if let Some(unfinished) = pipeline.offline_again() {
         pipeline.metrics.update(|| pipeline.shared.status());
         service::ready(&pipeline.shared.ready_line());
         tracing::info!("ready");
+        let followers =
+            Followers::start(followers, &pipeline.shared).context("following the list")?;
         pipeline.finish(unfinished);
         pipeline.run();
+        followers.finish();
+        pipeline.metrics.update(|| pipeline.shared.status());
     }
     service::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopped");

@@ -56,7 +56,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 /// The figures of `status`.
 #[must_use]
 pub fn render(status: &Status) -> String {
-    let Status { gap, pages, counts, queue, store, health, .. } = status;
+    let Status { gap, pages, counts, queue, store, mirror, health, .. } = status;
     let mut text = Text::default();
     text.gauge(
         "ras_ready",
@@ -109,6 +109,32 @@ pub fn render(status: &Status) -> String {
         "ras_store_damaged",
         "Damage of the list that nobody accepted: it may be incomplete.",
         store.damage.len() as u64,
+    );
+    text.gauge(
+        "ras_mirror_failing",
+        "Whether the mirror of the list is not what it should be.",
+        (mirror.state == "failing").into(),
+    );
+    text.gauge(
+        "ras_mirror_brought_back_entries",
+        "Entries that the list lacked and its mirror had.",
+        mirror.brought_back,
+    );
+    text.gauge(
+        "ras_mirror_written_bytes",
+        "Bytes written to the mirror in this boot.",
+        mirror.written_bytes,
+    );
+    text.gauge(
+        "ras_mirror_budget_bytes",
+        "Bytes that may be written to the mirror in one boot.",
+        mirror.budget_bytes,
+    );
+    text.counter("ras_mirror_damaged_total", "Times the mirror was damaged.", mirror.damaged);
+    text.counter(
+        "ras_mirror_errors_total",
+        "Times the mirror could not be read or written.",
+        mirror.errors,
     );
     text.counter("ras_events_total", "Reports taken from the queue.", counts.events);
     text.counter("ras_events_lost_total", "Reports that came when the queue was full.", queue.lost);

@@ -35,7 +35,7 @@ impl Pipeline {
                 source: first.source,
                 time: first.since,
                 location: first.location.clone(),
-                reason: first.diagnosis.clone(),
+                reason: first.diagnosis.to_string(),
                 // What another list condemned was lost there, or before: what lies there now is whole.
                 previous_boot: first.updated < booted,
                 host_risk: None,

@@ -13,7 +13,7 @@ pub fn are_guests_freed(fault: &Fault, outcome: &WalkOutcome) -> bool {
 /// Whether this guest gave the page up.
 #[must_use]
 pub fn is_freed(guest: &GuestOutcome) -> bool {
-    guest.result == GuestResult::Unplugged
+    matches!(guest.result, GuestResult::Replaced | GuestResult::Unplugged)
 }
 
 /// Everybody's answer in one line, as it is stored and shown.
@@ -22,6 +22,7 @@ pub fn describe(host: &HostOutcome, guests: &[GuestOutcome]) -> String {
     let mut line = format!("host: {host}");
     for GuestOutcome { guest, gpa, result } in guests {
         line += &match result {
+            GuestResult::Replaced => format!("; {guest}: other frame behind {gpa}"),
             GuestResult::Unplugged => format!("; {guest}: unplugged {gpa}"),
             GuestResult::Refused { detail } => format!("; {guest}: kept {gpa}: {detail}"),
             GuestResult::Unreachable { detail } => format!("; {guest}: no answer: {detail}"),

@@ -25,22 +25,25 @@
 
 use std::time::{Duration, Instant};
 
+use persist_store::{Present, Translate};
 use ras_core::{
-    Action, ErrorRecord, Fault, HostOutcome, HostView, NodeState, OfflineMode, PfnRange,
-    RetireReason, RetireState, RetiredPage, Verdict, WalkOutcome, escalate, plan,
+    Action, Details as _, ErrorRecord, Fault, HostOutcome, HostView, NodeState, OfflineMode,
+    PfnRange, RetireReason, RetireState, RetiredPage, SmolStr, Verdict, WalkOutcome, escalate,
+    format_smolstr, plan, translate,
 };
 use ras_qmp::ras::RetireCause;
 
-use crate::boot_list::BootLists;
+use crate::boot_list::Account;
 use crate::decode::{decode, left_in_use};
 use crate::evacuate::Evacuations;
-use crate::guests::Guests;
+use crate::guests::{Guests, chain};
 use crate::host_page::{HostPages, Offlined};
 use crate::kill_point::{KillPoint, Step};
 use crate::ledger::Ledger;
-use crate::machine::Machine;
+use crate::machine::{AddressMaps, Machine, place};
 use crate::metrics::Metrics;
 use crate::outcome;
+use crate::repair;
 use crate::shared::Handle;
 use crate::source::{Popped, Report, wall_clock};
 use crate::timings::{Timings, Walk, Watch, nanos};
@@ -64,10 +67,12 @@ pub struct Pipeline {
     pub timings: Timings,
     /// Figures for monitoring; on request.
     pub metrics: Metrics,
-    /// The list for the next boot.
-    pub boot: BootLists,
+    /// What firmware did before this boot.
+    pub firmware: Account,
     /// The machine as it was at the start.
     pub machine: Machine,
+    /// Where its memory controllers' own addresses are.
+    pub maps: AddressMaps,
 }
 
 impl Pipeline {
@@ -87,7 +92,6 @@ impl Pipeline {
             }
         }
         self.shared.ledger().flush();
-        self.boot.finish(&self.shared);
     }
 
     /// The walk of one report. It may hold several records, or none.
@@ -101,6 +105,7 @@ impl Pipeline {
         let decode_ns = watch.lap();
 
         for record in records {
+            self.heed_repair(&record, report);
             let fault = self.diagnose(&record, report);
             self.kill.passed(Step::Diagnosed);
             let analyze_ns = watch.lap();
@@ -140,13 +145,31 @@ impl Pipeline {
         let page = ledger.page(pfn).filter(|page| page.state == RetireState::Retired).cloned();
         if let Some(mut page) = page {
             let text = outcome::describe(&outcome, &[]);
-            (page.state, page.outcome, page.updated) = (RetireState::Failed, text, wall_clock());
+            (page.state, page.outcome, page.updated) =
+                (RetireState::Failed, text.into(), wall_clock());
             self.store(&mut ledger, None, vec![page]);
         }
     }
 
+    /// A row that was replaced for good: what it condemned goes on probation.
+    fn heed_repair(&self, record: &ErrorRecord, report: &Report) {
+        let Some(repair) = repair::of(record, report.arrived) else { return };
+        tracing::warn!(place = %repair.place, "a row was repaired");
+        let translate: &Translate<'_> = &|page, dimm| self.maps.find(page, dimm);
+        let repairs = [repair];
+        let present =
+            Present { map: &self.shared.map, translate: Some(translate), repairs: &repairs };
+        if let Err(error) = self.shared.ledger().reconcile(&present, wall_clock()) {
+            tracing::error!(error = chain(&error), "the list does not know of the repair");
+            self.shared.count(|counts| counts.store_errors += 1);
+        }
+    }
+
     fn decode(&self, report: &Report) -> Vec<ErrorRecord> {
-        let decoded = decode(&report.body);
+        let mut decoded = decode(&report.body);
+        for record in &mut decoded.records {
+            self.translate(record);
+        }
         for problem in &decoded.problems {
             tracing::warn!(offset = problem.offset, detail = problem.detail, "damaged report");
         }
@@ -155,6 +178,19 @@ impl Pipeline {
             counts.damaged += decoded.problems.len() as u64;
         });
         decoded.records
+    }
+
+    /// Gives a memory controller's error its page, where today's map is known.
+    fn translate(&self, record: &mut ErrorRecord) {
+        let Some(snapshot) = self.maps.snapshot() else { return };
+        if let Err(error) = translate::apply(record, snapshot) {
+            tracing::warn!(error = record.summary, why = %error, "an address is not translated");
+            record.details.add("not_translated", error.to_string());
+        }
+        // Banks inside of a firmware record have addresses of their own. They are not nested deeper.
+        let mut witnesses = std::mem::take(&mut record.witnesses);
+        witnesses.iter_mut().for_each(|witness| self.translate(witness));
+        record.witnesses = witnesses;
     }
 
     /// Every verdict but a fault ends here.
@@ -189,11 +225,10 @@ impl Pipeline {
     fn remember(&self, fault: &Fault, actions: &[Action]) {
         let mut node = None;
         let mut pages = Vec::new();
-        let epoch = self.machine.map.epoch();
         for action in actions {
             match action {
                 Action::RetirePages { pages: range, reason, .. } => {
-                    pages.extend(range.iter().map(|pfn| RetiredPage {
+                    let condemned = range.iter().map(|pfn| RetiredPage {
                         pfn,
                         reason: *reason,
                         state: RetireState::Pending,
@@ -203,11 +238,12 @@ impl Pipeline {
                         updated: wall_clock(),
                         attempts: 0,
                         location: fault.location.clone(),
-                        dimm: self.machine.map.dimm_at(&fault.location).cloned(),
-                        epoch,
-                        diagnosis: fault.reason.clone(),
-                        outcome: String::new(),
-                    }));
+                        dimm: None,
+                        epoch: None,
+                        diagnosis: fault.reason.as_str().into(),
+                        outcome: SmolStr::default(),
+                    });
+                    pages.extend(condemned.map(|page| place(page, &self.shared.map)));
                 }
                 Action::ReportHealth(_)
                 | Action::EvacuateGuest { .. }
@@ -289,7 +325,7 @@ impl Pipeline {
             let Some(mut page) = ledger.page(pfn).cloned() else { continue };
             if page.state != RetireState::Retired {
                 tracing::info!(%pfn, "its guests have left: retired");
-                page.outcome.push_str("; its guests left this host");
+                page.outcome = format_smolstr!("{}; its guests left this host", page.outcome);
                 (page.state, page.updated) = (RetireState::Retired, wall_clock());
                 changed.push(page);
             }
@@ -327,7 +363,7 @@ impl Pipeline {
                 continue;
             }
             page.attempts = page.attempts.saturating_add(answer.attempts);
-            (page.state, page.outcome, page.updated) = (state, text, wall_clock());
+            (page.state, page.outcome, page.updated) = (state, text.into(), wall_clock());
             changed.push(page);
         }
         let unplugged = outcome.guests.iter().filter(|guest| outcome::is_freed(guest)).count();
@@ -351,7 +387,6 @@ impl Pipeline {
             self.shared.count(|counts| counts.store_errors += 1);
         }
         self.evacuations.retry();
-        self.boot.look(&self.shared);
         self.metrics.update(|| self.shared.status());
     }
 }

@@ -11,6 +11,7 @@ use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
+use persist_store::exclusion::Badness;
 use ras_core::{
     ErrorSource, Fault, FaultMode, HostOutcome, OfflineMode, Pfn, PfnRange, RetireReason,
     RetireState, RetiredPage, Timestamp,
@@ -96,7 +97,7 @@ impl Pipeline {
             let text = outcome::describe(&answer.outcome, &[]);
             if in_use || (excluded || outcome::was_excluded(&page.outcome)) && page.outcome != text
             {
-                page.outcome = text;
+                page.outcome = text.into();
                 page.attempts = page.attempts.saturating_add(answer.attempts);
                 page.updated = wall_clock();
                 changed.push(page);
@@ -127,7 +128,7 @@ impl Pipeline {
                     }
                     Standing::NoMemory => HostOutcome::NoSuchPage,
                     Standing::InUse
-                        if self.boot.was_handed_over(page.pfn)
+                        if self.firmware.was_handed_over(page.pfn)
                             && self.host.is_reserved(page.pfn) =>
                     {
                         gap.excluded += 1;
@@ -141,7 +142,7 @@ impl Pipeline {
             .collect();
 
         let mut open: Vec<usize> = (0..pages.len()).filter(|&at| answers[at].is_none()).collect();
-        open.sort_by_key(|&at| (Reverse(badness(&pages[at])), pages[at].pfn));
+        open.sort_by_key(|&at| (Reverse(Badness::of(&pages[at])), pages[at].pfn));
         let wanted: Vec<(Pfn, OfflineMode)> =
             open.iter().map(|&at| (pages[at].pfn, how(&pages[at], booted))).collect();
 
@@ -184,7 +185,7 @@ impl Pipeline {
                 time: page.since,
                 previous_boot,
                 location: page.location,
-                reason: page.diagnosis,
+                reason: page.diagnosis.into(),
                 // Its evacuation, if one was decided, is stored by itself.
                 host_risk: None,
             };
@@ -200,17 +201,6 @@ fn is_in_use(outcome: &HostOutcome) -> bool {
 
 fn is_busy(outcome: &HostOutcome) -> bool {
     matches!(outcome, HostOutcome::Busy { .. })
-}
-
-/// The worst pages are offlined first: lost data before pages that correct too often, and of equals
-/// the one the kernel would not give up before.
-fn badness(page: &RetiredPage) -> impl Ord + use<> {
-    let reason = match page.reason {
-        RetireReason::Uncorrected => 2,
-        RetireReason::Operator => 1,
-        RetireReason::CorrectedThreshold => 0,
-    };
-    (reason, page.severity, page.state == RetireState::Failed)
 }
 
 /// How a stored page is offlined again. Lost data is gone for good only on the boot that lost it:

@@ -3,8 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ras_core::{Evacuation, Timestamp};
-use rasd_api::{BootStatus, Counts, EngineStatus, Gap, HealthStatus, SourceStatus, Status};
+use ras_core::{Evacuation, MachineMap, Timestamp};
+use rasd_api::{
+    BootStatus, Counts, EngineStatus, Gap, HealthStatus, MirrorStatus, SourceStatus, Status,
+};
 
 use crate::ledger::Ledger;
 use crate::source::{Queue, wall_clock};
@@ -16,11 +18,14 @@ pub type Handle = Arc<Shared>;
 pub struct Shared {
     /// The queue between the sources and the walk.
     pub queue: Queue,
+    /// The machine's modules and their map, as they were at the start.
+    pub map: MachineMap,
     ledger: Mutex<Ledger>,
     counts: Mutex<Counts>,
     sources: Mutex<Vec<SourceStatus>>,
     gap: Mutex<Gap>,
     boot: Mutex<BootStatus>,
+    mirror: Mutex<MirrorStatus>,
     engine: EngineStatus,
     started: Timestamp,
     ready: AtomicBool,
@@ -30,14 +35,16 @@ pub struct Shared {
 impl Shared {
     /// Everything at its beginning.
     #[must_use]
-    pub fn new(ledger: Ledger, queue: Queue, engine: EngineStatus) -> Handle {
+    pub fn new(ledger: Ledger, map: MachineMap, queue: Queue, engine: EngineStatus) -> Handle {
         Arc::new(Self {
             queue,
+            map,
             ledger: Mutex::new(ledger),
             counts: Mutex::default(),
             sources: Mutex::default(),
             gap: Mutex::default(),
             boot: Mutex::default(),
+            mirror: Mutex::default(),
             engine,
             started: wall_clock(),
             ready: AtomicBool::new(false),
@@ -75,6 +82,11 @@ impl Shared {
     /// Says how firmware's list is doing.
     pub fn set_boot(&self, state: &str, detail: &str) {
         *lock(&self.boot) = BootStatus { state: state.into(), detail: detail.into() };
+    }
+
+    /// Says how the mirror is doing.
+    pub fn set_mirror(&self, status: MirrorStatus) {
+        *lock(&self.mirror) = status;
     }
 
     /// One line for the service manager once everything is out of use.
@@ -131,6 +143,7 @@ impl Shared {
             pages,
             gap: *lock(&self.gap),
             boot: lock(&self.boot).clone(),
+            mirror: lock(&self.mirror).clone(),
             sources: lock(&self.sources).clone(),
             queue: self.queue.status(),
             counts: *lock(&self.counts),

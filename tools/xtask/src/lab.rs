@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::ValueEnum;
 use ras_lab::Summary;
+use ras_lab::power::Extent;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Name {
@@ -10,20 +11,21 @@ pub(crate) enum Name {
     Erst,
     Cluster,
     Uefi,
+    Power,
 }
 
-pub(crate) const ALL: [Name; 4] = [Name::Walk, Name::Erst, Name::Cluster, Name::Uefi];
+pub(crate) const ALL: [Name; 5] = [Name::Walk, Name::Power, Name::Erst, Name::Cluster, Name::Uefi];
 
 /// Tells one lab's story; an error where this machine can't.
-pub(crate) fn run(name: Name) -> Result<bool> {
+pub(crate) fn run(name: Name, extent: Extent) -> Result<bool> {
     requirements(name).map_err(anyhow::Error::msg)?;
-    story(name).map(|summary| summary.is_success())
+    story(name, extent).map(|summary| summary.is_success())
 }
 
 /// Tells one lab's story, or says why it is skipped.
 pub(crate) fn run_or_skip(name: Name) -> Result<Option<Summary>> {
     match requirements(name) {
-        Ok(()) => story(name).map(Some),
+        Ok(()) => story(name, Extent::BRIEF).map(Some),
         Err(why) => {
             let lab = name.to_possible_value().map(|value| value.get_name().to_owned());
             println!("SKIPPED lab {}: {why}", lab.unwrap_or_default());
@@ -38,14 +40,16 @@ fn requirements(name: Name) -> Result<(), String> {
         Name::Erst => ras_lab::erst::possible(),
         Name::Cluster => ras_lab::cluster::requirements(),
         Name::Uefi => ras_lab::uefi::possible(),
+        Name::Power => ras_lab::power::possible(),
     }
 }
 
-fn story(name: Name) -> Result<Summary> {
+fn story(name: Name, extent: Extent) -> Result<Summary> {
     match name {
         Name::Walk => ras_lab::walk::run(),
         Name::Erst => ras_lab::erst::run(),
         Name::Cluster => ras_lab::cluster::run(),
         Name::Uefi => ras_lab::uefi::run(),
+        Name::Power => ras_lab::power::run(extent),
     }
 }

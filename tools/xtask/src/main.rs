@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use ras_lab::power::Extent;
 
 /// Tasks of the Rampart project. Run them as `cargo xtask TASK`.
 #[derive(Parser)]
@@ -55,9 +56,19 @@ enum Task {
     Lab {
         /// `walk`: a stock kernel in QEMU with injected machine checks. `cluster`: Corosync and
         /// Pacemaker, three nodes, a live migration and a fenced node. `erst`: a list in error records,
-        /// and the kernel's own. `uefi`: retired pages are gone before a stock kernel runs.
+        /// and the kernel's own. `uefi`: retired pages are gone before a stock kernel runs. `power`:
+        /// rasd is killed at work, and power goes at every moment that matters to the disk below its list.
         #[arg(value_enum)]
         name: lab::Name,
+        /// `power`: times that rasd is killed on each file system.
+        #[arg(long, default_value_t = Extent::BRIEF.kills)]
+        kills: u64,
+        /// `power`: disks after a power loss that are made of each file system.
+        #[arg(long, default_value_t = Extent::BRIEF.images)]
+        images: u64,
+        /// `power`: another seed, other times to die and other sectors lost.
+        #[arg(long, default_value_t = Extent::BRIEF.seed)]
+        seed: u64,
     },
     /// What we decode, beside what other programs print for the same input. Not part of the
     /// tests: the corpus is no part of the project.
@@ -108,7 +119,9 @@ fn main() -> ExitCode {
             Task::Tidy => tidy::run().map(|()| true),
             Task::Test { no_labs } => test::run(!no_labs),
             Task::Demo { json, verbose, nested } => demo::run(json.as_deref(), verbose, nested),
-            Task::Lab { name } => lab::run(name),
+            Task::Lab { name, kills, images, seed } => {
+                lab::run(name, Extent { kills, images, seed })
+            }
             Task::Corpus { directory, show } => corpus::run(&directory, show.as_deref()),
             Task::Dist => {
                 for file in [dist::rasctl()?, dist::driver()?] {

@@ -27,10 +27,16 @@ const EDGES: &[(&str, &[&str])] = &[
     ("rasd-api", &["ras-core"]),
     ("rasd", &["cluster-glue", "mce-decoder", "persist-store", "ras-core", "ras-qmp", "rasd-api"]),
     ("rasctl", &["mce-decoder", "persist-store", "ras-core", "ras-qmp", "rasd-api"]),
+    // What runs without an operating system: firmware, and the test guest, which shares nothing.
+    ("retire-efi", &["ras-core", "ras-store-format"]),
+    ("guest", &[]),
 ];
 
 /// Crates that see everything: tests and tasks.
-const SEE_ALL: &[&str] = &["ras-lab", "ras-tests", "xtask"];
+const SEE_ALL: &[&str] = &["ras-fuzz", "ras-lab", "ras-tests", "xtask"];
+
+/// Directories of the workspaces, from the first one's.
+const WORKSPACES: &[&str] = &["", "persist-store/retire-efi", "tests/guest", "tests/fuzz"];
 
 /// Crates that also serve in firmware and on management controllers.
 const NO_STD: &[&str] = &["ras-core", "mce-decoder", "ras-store-format"];
@@ -73,25 +79,40 @@ pub(crate) fn run() -> Result<()> {
 }
 
 fn edges() -> Result<Vec<String>> {
-    let metadata = MetadataCommand::new()
-        .current_dir(workspace_root())
-        .no_deps()
-        .exec()
-        .context("asking cargo for the crate graph")?;
-    let ours: BTreeSet<&str> =
-        metadata.packages.iter().map(|package| package.name.as_str()).collect();
-    let found = metadata.packages.iter().map(|package| {
+    let mut packages = Vec::new();
+    for workspace in WORKSPACES {
+        let metadata = MetadataCommand::new()
+            .current_dir(workspace_root().join(workspace))
+            .no_deps()
+            .exec()
+            .with_context(|| format!("asking cargo for the crate graph of {workspace:?}"))?;
+        packages.extend(metadata.packages);
+    }
+    let ours: BTreeSet<&str> = packages.iter().map(|package| package.name.as_str()).collect();
+    let mut found = BTreeMap::new();
+    for package in &packages {
         let within = |name: &&str| ours.contains(name);
-        let dependencies = package
+        let dependencies: BTreeSet<&str> = package
             .dependencies
             .iter()
             .filter(|dependency| dependency.kind != DependencyKind::Unknown)
             .map(|dependency| dependency.name.as_str())
             .filter(within)
             .collect();
-        (package.name.as_str(), dependencies)
-    });
-    Ok(forbidden(&found.collect()))
+        found.insert(package.name.as_str(), dependencies);
+    }
+    let mut complaints = forbidden(&found);
+    complaints.extend(forgotten(&ours));
+    Ok(complaints)
+}
+
+/// Crates of the picture that are in none of [`WORKSPACES`]: nobody looked at their edges.
+fn forgotten(ours: &BTreeSet<&str>) -> Vec<String> {
+    let known = EDGES.iter().map(|(name, _)| name).chain(SEE_ALL);
+    known
+        .filter(|name| !ours.contains(*name))
+        .map(|name| format!("{name} is in the picture (tidy.rs), and in no workspace"))
+        .collect()
 }
 
 /// The edges of `found` that [`EDGES`] does not allow.
@@ -185,6 +206,46 @@ mod tests {
         assert_eq!(complaints.len(), 2, "{complaints:?}");
         assert!(complaints[0].contains("must not depend on persist-store"));
         assert!(complaints[1].contains("stranger"));
+    }
+
+    /// Workspaces of their own are no way around the picture.
+    #[test]
+    fn every_workspace_is_looked_at() {
+        let root = workspace_root();
+        let mut workspaces = Vec::new();
+        let mut left = vec![root.to_owned()];
+        while let Some(dir) = left.pop() {
+            let manifest = fs::read_to_string(dir.join("Cargo.toml")).unwrap_or_default();
+            if manifest.lines().any(|line| line == "[workspace]") {
+                workspaces.push(dir.strip_prefix(root).unwrap().display().to_string());
+            }
+            for entry in fs::read_dir(&dir).unwrap().map(Result::unwrap) {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if entry.file_type().unwrap().is_dir() && name != "target" && !name.starts_with('.')
+                {
+                    left.push(entry.path());
+                }
+            }
+        }
+        workspaces.sort_unstable();
+        let mut known = WORKSPACES.to_vec();
+        known.sort_unstable();
+        assert_eq!(workspaces, known);
+    }
+
+    #[test]
+    fn firmware_is_part_of_the_picture() {
+        let found = BTreeMap::from([("retire-efi", BTreeSet::from(["persist-store"]))]);
+        assert_eq!(
+            forbidden(&found),
+            ["retire-efi must not depend on persist-store (see ARCHITECTURE.md)"]
+        );
+        let ours: BTreeSet<&str> =
+            EDGES.iter().map(|(name, _)| *name).chain(SEE_ALL.iter().copied()).collect();
+        assert!(forgotten(&ours).is_empty());
+        let mut fewer = ours;
+        fewer.remove("retire-efi");
+        assert_eq!(forgotten(&fewer).len(), 1);
     }
 
     #[test]

@@ -80,6 +80,9 @@ pub struct RetireAnswer {
     /// The blocks given up.
     #[serde(default)]
     pub blocks: Vec<Gpa>,
+    /// Longest time for which the guest stood still, in microseconds.
+    #[serde(default)]
+    pub paused_us: u64,
     /// Time from request to decision, in microseconds.
     pub elapsed_us: u64,
 }
@@ -88,6 +91,9 @@ pub struct RetireAnswer {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RetireOutcome {
+    /// Its contents are in other frames now, and the guest noticed nothing. The monitor keeps the old
+    /// frames out of everybody's use.
+    Replaced,
     /// The guest gave the block up, now or before; the bad page is held.
     Unplugged,
     /// The memory can't be unplugged, or the guest kept it past the deadline.

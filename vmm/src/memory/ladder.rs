@@ -1,4 +1,13 @@
-//! The ladder: the one way in for memory that has to leave a guest's use (`x-ras-retire-range`).
+//! The ladder: the one way in for memory that has to leave a guest's use (`x-ras-retire-range`). The
+//! gentlest step that works is taken:
+//!
+//! ```text
+//! data is good  -> another frame behind each page, while the guest stands still for microseconds
+//! otherwise, or where that fails or is too much
+//!   boot memory -> the guest is told, and keeps it
+//!   virtio-mem  -> the block leaves
+//! ```
+//! (The step before these, the host kernel's own soft offline, is `rasd`'s.)
 //!
 //! Which block a virtio-mem device gives up is the *guest's* choice. So a chosen one is evicted like this:
 //!
@@ -20,15 +29,20 @@ use ras_core::Gpa;
 use ras_qmp::RunState;
 use ras_qmp::ras::{RetireAnswer, RetireCause, RetireOutcome};
 
-use super::mapping::RegionKind;
+use super::mapping::{RegionKind, Replaced};
 use crate::devices::virtio::VirtioMem;
 use crate::devices::virtio::mem::BLOCK_SIZE;
 use crate::machine::{Machine, MemoryFailure};
+use crate::migrate::chain;
 use crate::poison::{Kind, list, vmce};
 use crate::vm::Vm;
 
 /// Longest range in one request, in bytes. A row of a memory module is less.
 pub const SIZE_MAX: u64 = 64 << 20;
+
+/// Pages of one request that get other frames. Where more of a block fails, its rest is not worth
+/// much, and it leaves as a whole.
+pub const REPLACED_MAX: u64 = 256;
 
 /// Blocks asked for beyond those concerned, from a guest that gives up others.
 const EXTRA_BLOCKS_MAX: u64 = 8;
@@ -79,17 +93,67 @@ pub fn retire(vm: &Vm, request: Request) -> Result<RetireAnswer, NoSuchRange> {
         .filter(|_| (1..=SIZE_MAX).contains(&size))
         .filter(|_| vm.machine().ram().hva_of(gpa, size).is_some())
         .ok_or(NoSuchRange { gpa, size })?;
-    note(vm.machine(), request);
-    let (outcome, detail, blocks) = match region.kind() {
-        RegionKind::Ram => {
+    let replaced = match request.cause {
+        RetireCause::Corrected => replace(vm, request),
+        RetireCause::Uncorrected => None,
+    };
+    let (outcome, detail, blocks) = match (&replaced, region.kind()) {
+        (Some(_), _) => (RetireOutcome::Replaced, String::new(), Vec::new()),
+        (None, RegionKind::Ram) => {
+            note(vm.machine(), request);
             tell(vm, request);
             refused("boot memory can't be unplugged; only that of the virtio-mem device can")
         }
-        RegionKind::VirtioMem => evict(vm, request, started + request.timeout),
+        (None, RegionKind::VirtioMem) => {
+            note(vm.machine(), request);
+            evict(vm, request, started + request.timeout)
+        }
     };
-    let elapsed_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let elapsed_us = micros(started.elapsed());
+    let paused_us = replaced.map_or(0, micros);
     tracing::info!("retiring {size} bytes at {gpa}: {outcome:?} after {elapsed_us} us {detail}");
-    Ok(RetireAnswer { outcome, detail, blocks, elapsed_us })
+    Ok(RetireAnswer { outcome, detail, blocks, paused_us, elapsed_us })
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Gives all pages of the request other frames: the longest time the guest stood still, or `None` where
+/// another step has to be taken. Some pages may have other frames even then.
+fn replace(vm: &Vm, request: Request) -> Option<Duration> {
+    let pages: Vec<Gpa> = list::pages(request.gpa, request.size).collect();
+    let possible = matches!(vm.state(), RunState::Running | RunState::Paused)
+        && pages.len() as u64 <= REPLACED_MAX
+        && pages.iter().all(|page| vm.machine().is_populated(*page));
+    if !possible {
+        return None;
+    }
+    let _turn = vm.ladder();
+    let mut longest = Duration::ZERO;
+    // One by one: the guest runs on between them.
+    for page in pages {
+        let (answer, paused) = vm.vcpu().with(move |vcpu| {
+            let started = Instant::now();
+            let answer = vcpu.machine().ram().replace(page);
+            (answer, started.elapsed())
+        })?;
+        longest = longest.max(paused);
+        match answer {
+            Ok(Replaced { before: Some(before), after }) if after == Some(before) => {
+                tracing::warn!("guest page {page} still has host frame {before}");
+                return None;
+            }
+            Ok(Replaced { before, after }) => {
+                tracing::debug!("guest page {page}: frame {before:?} replaced by {after:?}");
+            }
+            Err(error) => {
+                tracing::warn!("guest page {page} keeps its frame: {}", chain(&error));
+                return None;
+            }
+        }
+    }
+    Some(longest)
 }
 
 type Decision = (RetireOutcome, String, Vec<Gpa>);

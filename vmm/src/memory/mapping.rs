@@ -19,8 +19,8 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Mutex, OnceLock};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
@@ -31,7 +31,9 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::{Pid, Whence, ftruncate, lseek};
 use ras_core::{Gpa, PAGE_SIZE, Pfn};
 
+use super::replace::Spares;
 use super::userfaultfd::Userfaultfd;
+use crate::lock;
 
 /// What to map: one range of guest physical addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,6 +106,27 @@ pub enum RamError {
     Poisoned(Gpa),
 }
 
+/// The frames before and after [`GuestRam::replace`], where this process may know them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Replaced {
+    pub(crate) before: Option<Pfn>,
+    pub(crate) after: Option<Pfn>,
+}
+
+/// Why a page keeps its frame.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReplaceError {
+    /// Its contents can't be read.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// No memory for another frame, or none left that may be replaced.
+    #[error("no other frame is to be had")]
+    NoSpare(#[from] io::Error),
+    /// The kernel would not map it.
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+}
+
 /// A mapped region.
 #[derive(Debug)]
 pub struct Region {
@@ -122,6 +145,8 @@ pub struct GuestRam {
     regions: Box<[Region]>,
     logging: AtomicBool,
     pagemap: Option<File>,
+    /// Frames that took the place of failing ones.
+    spares: Mutex<Spares>,
     userfaultfd: OnceLock<Result<Userfaultfd, String>>,
 }
 
@@ -147,6 +172,7 @@ impl GuestRam {
             logging: AtomicBool::new(false),
             // Opened now: whether frame numbers are shown is decided by the privileges at open.
             pagemap: File::open("/proc/self/pagemap").ok(),
+            spares: Mutex::default(),
             userfaultfd: OnceLock::new(),
         })
     }
@@ -207,22 +233,63 @@ impl GuestRam {
     }
 
     /// Gives whole pages back to the host: they read as zeroes afterwards. Poisoned pages become
-    /// usable again, so the guest must have given them up first.
+    /// usable again, so the guest must have given them up first. Frames that [`Self::replace`] took
+    /// out of use stay so.
     ///
     /// # Errors
     /// A range that is not whole pages of one region; the kernel's refusal.
     pub fn discard(&self, gpa: Gpa, len: u64) -> Result<(), MappingError> {
-        let (region, offset) = self.locate_pages(gpa, len)?;
+        let (region, _) = self.locate_pages(gpa, len)?;
+        let spares = lock(&self.spares);
+        let mut from = gpa;
+        for page in spares.within(gpa, len) {
+            self.punch(region, from, page.0 - from.0)?;
+            let doing = kernel("punching a hole in the spare page of", page);
+            spares.empty(page).map_err(doing)?;
+            region
+                .drop_translations(page.0 - region.gpa.0, PAGE_SIZE)
+                .map_err(kernel("dropping the translation of", page))?;
+            from = Gpa(page.0 + PAGE_SIZE);
+        }
+        self.punch(region, from, gpa.0 + len - from.0)?;
+        self.mark_dirty(gpa, len);
+        Ok(())
+    }
+
+    fn punch(&self, region: &Region, gpa: Gpa, len: u64) -> Result<(), MappingError> {
+        if len == 0 {
+            return Ok(());
+        }
+        let offset = gpa.0 - region.gpa.0;
         let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         // Both are needed: punching frees the frames but leaves poison markers in the page table,
         // and dropping the translations leaves the frames in the file.
         fallocate(&region.memfd, mode, file_offset(offset), file_offset(len))
             .map_err(kernel("punching a hole at", gpa))?;
-        region
-            .drop_translations(offset, len)
-            .map_err(kernel("dropping the translation of", gpa))?;
-        self.mark_dirty(gpa, len);
-        Ok(())
+        region.drop_translations(offset, len).map_err(kernel("dropping the translation of", gpa))
+    }
+
+    /// Moves the contents of the page of `gpa` to another frame, which takes its place. Who uses the
+    /// page notices nothing; the old frame stays allocated to the region's memfd, out of everybody's
+    /// reach. Nobody may write the page meanwhile: the guest stands still.
+    ///
+    /// # Errors
+    /// [`ReplaceError`]; the page is then as it was.
+    pub(crate) fn replace(&self, gpa: Gpa) -> Result<Replaced, ReplaceError> {
+        let gpa = gpa.page();
+        let (region, offset) = self.locate_pages(gpa, PAGE_SIZE)?;
+        let mut content = [0; bytes(PAGE_SIZE)];
+        self.read(gpa, &mut content)?;
+        let before = self.pfn_of(gpa);
+        let mut spares = lock(&self.spares);
+        let (file, spare) = spares.fill(&content)?;
+        region.cover(offset, file, spare).map_err(kernel("mapping another frame at", gpa))?;
+        spares.took(gpa, spare);
+        drop(spares);
+        let after = self.pfn_of(gpa);
+        // Whoever reads the memfd and not the mapping for a migration has seen the old frame.
+        self.mark_dirty(gpa, PAGE_SIZE);
+        Ok(Replaced { before, after })
     }
 
     /// The host frame behind the page of `gpa`; `None` where it is not present, or where this
@@ -456,6 +523,25 @@ impl Region {
     #[must_use]
     pub fn memfd(&self) -> BorrowedFd<'_> {
         self.memfd.as_fd()
+    }
+
+    /// Maps a page of another file over the one at `offset`.
+    fn cover(&self, offset: u64, file: &File, at: u64) -> nix::Result<()> {
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED | MapFlags::MAP_POPULATE;
+        let length = const { NonZeroUsize::new(bytes(PAGE_SIZE)).unwrap() };
+        let address = NonZeroUsize::new(self.hva() + bytes(offset)).ok_or(Errno::EFAULT)?;
+        // SAFETY: the page is inside this mapping, and no reference into guest memory exists. KVM
+        // learns of the change from the kernel.
+        let covered = unsafe { mmap(Some(address), length, prot, flags, file, file_offset(at)) };
+        if covered.is_err() {
+            // The kernel may have unmapped the page before it found that it can't do the rest.
+            // SAFETY: as above; it restores what was there.
+            unsafe {
+                mmap(Some(address), length, prot, flags, &self.memfd, file_offset(offset))?;
+            }
+        }
+        covered.map(drop)
     }
 
     pub(super) const fn file(&self) -> &File {

@@ -6,5 +6,6 @@ pub mod mapping;
 pub mod ladder;
 pub mod unplug;
 
+mod replace;
 pub(crate) mod transfer;
 mod userfaultfd;

@@ -284,7 +284,7 @@ fn add_node(details: &mut Vec<Detail>, node: &ArmRasNode) {
         }
         _ => details.add("ip_type", Value::Bytes(node.ip_type.into())),
     }
-    let user_data = text(&node.user_data);
+    let user_data = text::<String>(&node.user_data);
     details.add_some("user_data", Some(user_data).filter(|text| !text.is_empty()));
 }
 

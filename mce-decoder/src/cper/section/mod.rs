@@ -30,7 +30,7 @@ use alloc::vec::Vec;
 
 use ras_core::{
     Detail, Details, ErrorRecord, ErrorSource, Guid, Location, Problem, ProblemKind as Kind, Raw,
-    RecordFlags, Severity, Timestamp, Value,
+    RecordFlags, Severity, SmolStr, Timestamp, Value,
 };
 
 use self::fields::{Fields, field};
@@ -60,7 +60,7 @@ pub(super) struct Section<'a> {
     /// Flags of the record's header.
     pub(super) record_flags: u32,
     /// Text of the field-replaceable unit, or else its id. The record takes it over.
-    pub(super) fru: Option<String>,
+    pub(super) fru: Option<SmolStr>,
     /// Its id.
     pub(super) fru_id: Option<Guid>,
     /// Where the body begins in the input.

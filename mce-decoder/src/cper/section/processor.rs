@@ -129,7 +129,7 @@ pub(super) fn decode(section: &Section<'_>, record: &mut ErrorRecord) {
     {
         ia32_x64::add_signature(details, version);
     }
-    let brand = field!(valid.cpu_brand(), cpu_brand).map(|brand| text(&brand));
+    let brand = field!(valid.cpu_brand(), cpu_brand).map(|brand| text::<String>(&brand));
     details.add_some("cpu_brand", brand.filter(|brand| !brand.is_empty()));
     details.add_some("processor_id", hex(field!(valid.processor_id(), processor_id)));
     details.add_some("requestor_id", hex(field!(valid.requestor_id(), requestor_id)));

@@ -14,7 +14,7 @@ use alloc::{format, vec};
 
 use ras_core::{
     CpuVendor, Details, ErrorClass, ErrorRecord, ErrorSource, Guid, McaRegisters, Pfn, Problem,
-    ProblemKind, Raw, Timestamp,
+    ProblemKind, Raw, SmolStr, Timestamp,
 };
 
 use super::Found;
@@ -353,7 +353,7 @@ fn mce(body: &Body<'_>) -> Option<ErrorRecord> {
         });
     }
     if let Some(fru) = field(text, ", FRU Text= ").filter(|fru| !fru.is_empty()) {
-        record.location.fru.get_or_insert_with(|| fru.to_string());
+        record.location.fru.get_or_insert_with(|| SmolStr::new(fru));
     }
     if !cpu_type.is_empty() {
         record.details.add("cpu_type", cpu_type.to_string());

@@ -5,10 +5,9 @@ mod codes;
 mod legacy;
 mod smca;
 
-use alloc::string::String;
 use core::iter;
 
-use ras_core::{CpuVendor, McaRegisters};
+use ras_core::{CpuVendor, McaRegisters, SmolStr};
 
 use self::banks::bank_type;
 use crate::mca::findings::{Fact, Findings};
@@ -92,16 +91,16 @@ pub(crate) fn deferred_alone(registers: &McaRegisters) -> Option<McaRegisters> {
 
 /// The field-replaceable unit that firmware wrote into `MCA_SYND1` and `MCA_SYND2`, where
 /// `MCA_CONFIG[McaFruTextInMca]` says so.
-pub(crate) fn fru_text(registers: &McaRegisters) -> Option<String> {
+pub(crate) fn fru_text(registers: &McaRegisters) -> Option<SmolStr> {
     let config = McaConfig::from_bits(registers.config);
     if !has_scalable_mca(registers) || !config.fru_text_in_mca() {
         return None;
     }
     let bytes = iter::chain(registers.synd1.to_le_bytes(), registers.synd2.to_le_bytes());
-    let text: String = bytes.take_while(|byte| *byte != 0).map(char::from).collect();
+    let text: SmolStr = bytes.take_while(|byte| *byte != 0).map(char::from).collect();
     let text = text.trim();
     let is_text = text.chars().all(|char| char.is_ascii_graphic() || char == ' ');
-    (!text.is_empty() && is_text).then(|| text.into())
+    (!text.is_empty() && is_text).then(|| SmolStr::new(text))
 }
 
 /// The name of a generation, for an AMD or Hygon family and model.

@@ -8,7 +8,7 @@
 //! The same [`plan_with_room`] serves the UEFI driver and the fallback by GRUB or the kernel's command line;
 //! [`plan`] the exports, whose machine is not known.
 
-use ras_core::{Pfn, PfnRange, RetireReason, RetireState, RetiredPage};
+use ras_core::{Pfn, PfnRange, RetireReason, RetireState, RetiredPage, Severity};
 
 mod list;
 mod outcome;
@@ -53,17 +53,21 @@ impl Badness {
     /// Its corrected errors passed the rate of the policy.
     pub const CORRECTED: Self = Self(96);
 
-    /// Added where the running kernel could not give the page up: only firmware can.
+    /// Added where the running kernel could not give the page up: only firmware can, or a kernel that is
+    /// asked before anybody else gets the page.
     pub const STUCK: u8 = 16;
 
-    /// What a page of the store's list is worth.
+    /// What a page of the store's list is worth: by why it is there, of those the ones that are stuck
+    /// first, and of those by what the error meant. Whoever has to choose among pages, or to begin with
+    /// one, goes by this order.
     #[must_use]
     pub const fn of(page: &RetiredPage) -> Self {
-        let Self(badness) = match page.reason {
+        let Self(reason) = match page.reason {
             RetireReason::Uncorrected => Self::UNCORRECTED,
             RetireReason::CorrectedThreshold => Self::CORRECTED,
             RetireReason::Operator => Self::OPERATOR,
         };
+        let badness = reason.saturating_add(grade(page.severity));
         match page.state {
             RetireState::Failed => Self(badness.saturating_add(Self::STUCK)),
             // Suspended entries keep no page out of use; whoever makes a list leaves them out.
@@ -73,6 +77,18 @@ impl Badness {
             | RetireState::Expired
             | RetireState::Stale => Self(badness),
         }
+    }
+}
+
+/// Steps for severities, below the one for being stuck. One that is not known here is as bad as can be.
+const fn grade(severity: Severity) -> u8 {
+    match severity {
+        Severity::Unknown | Severity::Informational | Severity::Corrected => 0,
+        Severity::Deferred => 1,
+        Severity::Ucna => 2,
+        Severity::Srao => 3,
+        Severity::Srar => 4,
+        _ => 5,
     }
 }
 

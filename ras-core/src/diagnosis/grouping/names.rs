@@ -7,11 +7,10 @@
 //! therefore keep their modules apart.
 
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::{Part, PartKind};
-use crate::{DimmLocation, ErrorClass, ErrorRecord, Location, Value};
+use crate::{DimmLocation, ErrorClass, ErrorRecord, Location, SmolStr, Value};
 
 /// Pairs of names remembered: some for each of [`super::PARTS_MAX`] modules. What comes later is not
 /// joined.
@@ -22,7 +21,7 @@ const WITNESSES_MAX: usize = 8;
 /// One name of a module.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Name {
-    Label(String),
+    Label(SmolStr),
     /// SMBIOS type 17.
     Handle(u16),
     /// Socket, controller, channel, node, card, module.

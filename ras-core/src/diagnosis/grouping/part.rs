@@ -1,9 +1,8 @@
 //! What can be replaced: memory modules, processors, cards.
 
-use alloc::string::String;
 use core::fmt;
 
-use crate::{DimmLocation, ErrorClass, ErrorRecord, Location};
+use crate::{DimmLocation, ErrorClass, ErrorRecord, Location, SmolStr};
 
 /// Characters of a label that tell parts apart; longer ones are cut. CPER's FRU text has 20, SMBIOS
 /// strings at most 64 in practice.
@@ -121,7 +120,7 @@ impl Part {
 }
 
 /// What of a label tells parts apart.
-pub(super) fn label(fru: Option<&str>) -> Option<String> {
+pub(super) fn label(fru: Option<&str>) -> Option<SmolStr> {
     let label = fru.map(str::trim).filter(|label| !label.is_empty());
     label.map(|label| label.chars().take(LABEL_MAX).collect())
 }

@@ -1,8 +1,9 @@
 //! Each rule with figures at its limit and below, and what holds for any records.
 
-use alloc::string::ToString;
+use alloc::string::ToString as _;
 use alloc::vec;
 use proptest::prelude::*;
+use smol_str::ToSmolStr as _;
 
 use super::*;
 use crate::{DimmLocation, ErrorAddress, Pfn, PhysAddr};
@@ -340,7 +341,7 @@ fn memory_is_bounded_and_what_is_left_out_is_counted() {
     assert_eq!(grouping.groups().len(), 1);
     for n in 0..=PARTS_MAX {
         let mut record = memory();
-        record.location.fru = Some(n.to_string());
+        record.location.fru = Some(n.to_smolstr());
         grouping.add(&record);
     }
     assert_eq!(grouping.parts().count(), PARTS_MAX);
@@ -395,7 +396,7 @@ prop_compose! {
                     column: at(11).map(Into::into),
                     ..DimmLocation::default()
                 },
-                fru: at(12).map(|n| n.to_string()),
+                fru: at(12).map(|n| n.to_smolstr()),
                 pci: None,
             },
             ..ErrorRecord::new(ErrorSource::Cper)

@@ -54,7 +54,8 @@ use fabric::Fabric;
 use map::Map;
 
 pub use snapshot::{
-    ApicLayout, DramMap, Register, Revision, Snapshot, Station, StationId, UmcRegisters,
+    ApicLayout, DramMap, Register, Revision, Snapshot, SnapshotFault, Station, StationId,
+    UmcRegisters,
 };
 pub use umc::UmcAddress;
 

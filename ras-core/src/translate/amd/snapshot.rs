@@ -9,7 +9,7 @@ use serde::de::{self, Deserializer, Visitor};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
-use super::TranslateError;
+use super::{NormalizedAddr, TranslateError};
 
 /// A 32-bit register as read: `"0x…"` in JSON; a plain number is understood as well.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -310,7 +310,50 @@ pub struct UmcRegisters {
     pub addr_hash_pc_2: Register,
 }
 
+/// Why the registers of a snapshot are no machine's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotFault {
+    /// There is nothing in it to translate by.
+    #[error("it has no stations")]
+    Empty,
+    /// Two entries are of one station.
+    #[error("it has two stations at {0}")]
+    Twice(StationId),
+    /// The registers of a station don't fit one another.
+    #[error("the registers of the station at {0} can't be understood")]
+    Station(StationId, #[source] TranslateError),
+    /// Two stations claim the same memory.
+    #[error("the stations at {0} and {1} both hold the first byte of the former")]
+    Overlap(StationId, StationId),
+}
+
 impl Snapshot {
+    /// Checks that each station's memory has a place of its own, as far as its first byte tells.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&self) -> Result<(), SnapshotFault> {
+        let mut ids: Vec<StationId> = self.stations.iter().map(Station::id).collect();
+        if ids.is_empty() {
+            return Err(SnapshotFault::Empty);
+        }
+        ids.sort_unstable();
+        let twins = ids.iter().zip(ids.iter().skip(1));
+        if let Some((twice, _)) = twins.into_iter().find(|(one, next)| one == next) {
+            return Err(SnapshotFault::Twice(*twice));
+        }
+        for id in ids {
+            let wrong = |error| SnapshotFault::Station(id, error);
+            let system = self.system_address(id, NormalizedAddr(0)).map_err(wrong)?;
+            let (holder, _) = self.normalized_address(system).map_err(wrong)?;
+            if holder != id {
+                return Err(SnapshotFault::Overlap(id, holder));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether it is an MI300, accelerator or APU.
     #[must_use]
     pub const fn is_mi300(&self) -> bool {

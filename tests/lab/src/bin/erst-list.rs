@@ -23,7 +23,7 @@ fn main() -> Result<()> {
             let poison = Poison { time: SINCE, ipid: number(ipid)?, addr: number(addr)? };
             crossing.place(pfn, erst::PPIN, poison);
         }
-        list.commit(&[Entry::Page(page_at(pfn))])?;
+        list.commit(&[Entry::Page(Box::new(page_at(pfn)))])?;
     }
     let written = list.crossing_mut().map(|crossing| crossing.report().exported);
 
@@ -79,7 +79,7 @@ fn page_at(pfn: Pfn) -> RetiredPage {
         dimm: None,
         epoch: None,
         diagnosis: "told by the lab".into(),
-        outcome: String::new(),
+        outcome: "".into(),
     }
 }
 

@@ -149,7 +149,7 @@ impl Lab {
             processor: Processor::Amd,
             error_records: None,
             memory_mib: MEMORY_MIB,
-            disk: Some(self.file("disk.img")),
+            disks: vec![self.file("disk.img")],
             boots_disk: false,
             uefi: None,
             dir: self.dir.path().to_owned(),

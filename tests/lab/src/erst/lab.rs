@@ -71,7 +71,7 @@ impl Lab {
             processor: Processor::AmdServer,
             error_records: Some(self.store()),
             memory_mib: MEMORY_MIB,
-            disk: None,
+            disks: Vec::new(),
             boots_disk: false,
             uefi: None,
             dir,

@@ -175,7 +175,7 @@ fn make_list(store: &Path) -> Result<()> {
         if number % WORSE_STEP != 0 {
             page.reason = RetireReason::CorrectedThreshold;
         }
-        Entry::Page(page)
+        Entry::Page(Box::new(page))
     });
     fs::create_dir_all(store.parent().unwrap_or(store))?;
     let (mut store, _) = Store::open(store).context("making a list")?;
@@ -194,7 +194,7 @@ fn hardware(lab: &Lab, dir: PathBuf, command_line: &str, disk: Option<&Disk>) ->
         processor: Processor::Intel,
         error_records: None,
         memory_mib: MEMORY_MIB,
-        disk: disk.map(|disk| disk.path().to_owned()),
+        disks: disk.map(|disk| disk.path().to_owned()).into_iter().collect(),
         boots_disk: disk.is_some(),
         uefi: None,
         dir,

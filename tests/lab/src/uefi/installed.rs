@@ -76,7 +76,8 @@ impl<'a> Owned<'a> {
         put("initramfs.cpio", &fs::read(lab.installable()?.0)?)?;
         fs::create_dir(&var).context("what becomes /var/lib")?;
         let (mut store, _) = Store::open(&var.join("rasd")).context("making a list")?;
-        let entries: Vec<Entry> = pages.iter().cloned().map(Entry::Page).collect();
+        let entries: Vec<Entry> =
+            pages.iter().cloned().map(|page| Entry::Page(Box::new(page))).collect();
         store.append_all(&entries).context("making a list")?;
         drop(store);
         let disk = Disk::gpt(&dir.join("disk.img"), &esp, &var)?;
@@ -98,7 +99,7 @@ impl<'a> Owned<'a> {
             processor: Processor::Intel,
             error_records: None,
             memory_mib: MEMORY_MIB,
-            disk: Some(self.disk.path().to_owned()),
+            disks: vec![self.disk.path().to_owned()],
             boots_disk: true,
             uefi: Some(Uefi {
                 code: self.lab.code().to_owned(),

@@ -219,7 +219,7 @@ impl Lab {
             processor: Processor::Intel,
             error_records: None,
             memory_mib: setup.memory_mib,
-            disk: None,
+            disks: Vec::new(),
             boots_disk: setup.how == How::BootLoader,
             uefi: Some(Uefi { code: self.code.clone(), variables, partition: Some(partition) }),
             dir: dir.clone(),

@@ -69,7 +69,7 @@ impl Lab {
         command_line: &str,
     ) -> Result<Machine> {
         let content = self.dir.path().join(format!("list-{number}"));
-        let entries: Vec<Entry> = pages.into_iter().map(Entry::Page).collect();
+        let entries: Vec<Entry> = pages.into_iter().map(Entry::from).collect();
         let (mut store, _) = Store::open(&content).context("making a list")?;
         store.append_all(&entries).context("making a list")?;
         drop(store);
@@ -88,7 +88,7 @@ impl Lab {
             processor: Processor::Intel,
             error_records: None,
             memory_mib: MEMORY_MIB,
-            disk: Some(disk),
+            disks: vec![disk],
             boots_disk: false,
             uefi: None,
             dir,

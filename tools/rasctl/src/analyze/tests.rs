@@ -177,7 +177,7 @@ proptest! {
                 let mut record = all[pick % all.len()].clone();
                 record.time = time.map(Timestamp);
                 record.count = *count;
-                record.location.fru = Some(labels[index % labels.len()].clone());
+                record.location.fru = Some(labels[index % labels.len()].as_str().into());
                 record
             })
             .collect();

@@ -306,7 +306,7 @@ fn pages(host: &Host, global: &Global) -> Result<Option<Vec<RetiredPage>>, Failu
         None => usual,
     };
     match persist_store::read(&dir) {
-        Ok((state, _)) => Ok(Some(state.pages.into_values().collect())),
+        Ok((state, _)) => Ok(Some(state.pages.into_values().map(|page| *page).collect())),
         Err(StoreError::NotFound { .. }) if global.store.is_none() => Ok(None),
         Err(error) => Err(Failure::NotReached(chain(&error))),
     }

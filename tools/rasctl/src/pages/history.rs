@@ -60,8 +60,7 @@ fn events(state: &State) -> Vec<Event> {
         let [what, who, why] = [what, who, why].map(str::to_owned);
         events.push(Event { time, pfn, what, who, why });
     };
-    let suspended = state.suspended.values().map(|suspended| &suspended.page);
-    for page in state.pages.values().chain(suspended) {
+    for page in state.all_pages() {
         let pfn = Some(page.pfn);
         event(page.since, pfn, "condemned", page.source.name(), &page.diagnosis);
         if !page.outcome.is_empty() || page.updated > page.since {

@@ -76,7 +76,7 @@ fn list(
             page.source.to_string(),
             page.attempts.to_string(),
             module(page),
-            page.outcome.clone(),
+            page.outcome.to_string(),
         ]);
     }
     Ok(table.print(out)?)
@@ -93,9 +93,9 @@ fn state_style(state: &str) -> Style {
 
 /// The module's slot, or the label in the report; `-` where neither is known.
 fn module(page: &RetiredPage) -> String {
-    let slot = page.dimm.as_ref().map(|dimm| dimm.locator.clone());
-    let label = slot.filter(|slot| !slot.is_empty()).or_else(|| page.location.fru.clone());
-    label.unwrap_or_else(|| "-".into())
+    let slot = page.dimm.as_ref().map(|dimm| dimm.locator.as_str());
+    let label = slot.filter(|slot| !slot.is_empty()).or(page.location.fru.as_deref());
+    label.unwrap_or("-").into()
 }
 
 fn is_of_module(page: &RetiredPage, text: &str) -> bool {

@@ -97,7 +97,10 @@ impl Writer {
             Self::Daemon(client) => {
                 Ok(client.pages()?.into_iter().map(|page| (page.pfn, page)).collect())
             }
-            Self::Store(store) => Ok(store.state().pages.clone()),
+            Self::Store(store) => {
+                let pages = store.state().active_pages();
+                Ok(pages.map(|page| (page.pfn, page.clone())).collect())
+            }
         }
     }
 
@@ -118,9 +121,9 @@ impl Writer {
                 let mut entries = Vec::new();
                 for pfn in ranges.iter().flat_map(|range| range.iter()) {
                     let known = store.state().pages.get(&pfn);
-                    match order::retire(known, pfn, now, &ordered.who, note) {
+                    match order::retire(known.map(|page| &**page), pfn, now, &ordered.who, note) {
                         Some(page) => {
-                            entries.push(Entry::Page(page));
+                            entries.push(Entry::from(page));
                             ordered.ordered.push(pfn);
                         }
                         None => ordered.known.push(pfn),
@@ -161,7 +164,7 @@ impl Writer {
                 let ordered = pages.iter().map(|page| page.pfn).collect();
                 let entries: Vec<Entry> = pages
                     .into_iter()
-                    .map(|page| Entry::Page(order::import(page, &who, note)))
+                    .map(|page| Entry::from(order::import(page, &who, note)))
                     .collect();
                 append(store, &entries)?;
                 Ok(Ordered { ordered, known: vec![], who })
@@ -192,7 +195,7 @@ impl Writer {
                 let advice = "the kernel that took it out of use keeps it so until the next boot";
                 if let (true, Some(page)) = (global.json, page) {
                     let (who, advice) = (who.clone(), advice.into());
-                    json(&rasd_api::Unretired { page, who, advice }, out)?;
+                    json(&rasd_api::Unretired { page: *page, who, advice }, out)?;
                 }
                 Ok((who, advice.into()))
             }

@@ -14,7 +14,7 @@ pub mod client;
 
 pub use client::{ApiError, Client};
 pub use message::{
-    BootStatus, Counts, EngineStatus, ErrorKind, Failure, Gap, HealthStatus, Ordered, PageCounts,
-    PageDetail, PageList, QueueStatus, Request, Response, SourceStatus, Status, StoreStatus,
-    Unretired, Unretirement,
+    BootStatus, Counts, EngineStatus, ErrorKind, Failure, Gap, HealthStatus, MirrorStatus, Ordered,
+    PageCounts, PageDetail, PageList, QueueStatus, Request, Response, SourceStatus, Status,
+    StoreStatus, Unretired, Unretirement,
 };

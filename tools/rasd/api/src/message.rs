@@ -126,6 +126,9 @@ pub struct Status {
     /// How firmware's list for the next boot is doing.
     #[serde(default)]
     pub boot: BootStatus,
+    /// How the mirror of the list is doing.
+    #[serde(default)]
+    pub mirror: MirrorStatus,
     /// Where errors come from.
     pub sources: Vec<SourceStatus>,
     /// The queue between the sources and the walk.
@@ -200,6 +203,26 @@ pub struct BootStatus {
     pub state: String,
     /// What is in it and where, or why not.
     pub detail: String,
+}
+
+/// The list on a second medium.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MirrorStatus {
+    /// `in step` or `failing`; empty where there is none, or nobody has looked yet.
+    pub state: String,
+    /// What is in it and where, or why not.
+    pub detail: String,
+    /// Entries that the list lacked since this process started, and that came back from it.
+    pub brought_back: u64,
+    /// Times it was found damaged since then.
+    pub damaged: u64,
+    /// Times it could not be read or written since then.
+    pub errors: u64,
+    /// Bytes written to it in this boot.
+    pub written_bytes: u64,
+    /// Bytes that may be written to it in one boot.
+    pub budget_bytes: u64,
 }
 
 /// One source of errors.

@@ -80,6 +80,7 @@ impl Guests {
             tracing::info!(guest = name, %gpa, size, "asking the guest to give up memory");
             let result = match guest.client.retire_range(gpa, size, cause, self.limits.retire()) {
                 Ok(answer) => match answer.outcome {
+                    RetireOutcome::Replaced => GuestResult::Replaced,
                     RetireOutcome::Unplugged => GuestResult::Unplugged,
                     RetireOutcome::Refused => GuestResult::Refused { detail: answer.detail },
                 },

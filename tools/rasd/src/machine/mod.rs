@@ -4,7 +4,9 @@
 //! Everything may be missing (virtual machines, containers, firmware that has nothing to say): what is
 //! missing is a note, and what is known is used.
 
+pub mod address_map;
 pub mod edac;
+pub mod mem_repair;
 pub mod memory_map;
 pub mod smbios;
 pub mod srat;
@@ -13,9 +15,10 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-use ras_core::MachineMap;
+use ras_core::{MachineMap, RetiredPage};
 
 use crate::config::Paths;
+pub use address_map::AddressMaps;
 pub use memory_map::{MemoryMap, Standing};
 
 /// The machine as it was found.
@@ -28,6 +31,8 @@ pub struct Machine {
     /// Modules as the kernel's EDAC drivers name them. For people: drivers come and go, and labels are
     /// set by hand.
     pub edac: Vec<edac::Module>,
+    /// What could repair them. For people, too.
+    pub repair: Vec<mem_repair::Function>,
     /// What could not be read, and why, one line each.
     pub notes: Vec<String>,
 }
@@ -68,7 +73,8 @@ impl Machine {
             map.ranges.extend(srat::parse(&table));
         }
         let edac = edac::read(&paths.sysfs.join("devices/system/edac/mc"));
-        Self { map, memory, edac, notes }
+        let repair = mem_repair::read(&paths.sysfs.join("bus/edac/devices"));
+        Self { map, memory, edac, repair, notes }
     }
 
     /// Says in the log what was found.
@@ -84,10 +90,34 @@ impl Machine {
         for module in &self.edac {
             tracing::debug!(%module, "EDAC");
         }
+        for function in &self.repair {
+            tracing::info!(%function, "rows could be repaired");
+        }
         for note in &self.notes {
             tracing::warn!("machine: {note}");
         }
     }
+}
+
+/// Says of a page which module holds it and under which map it was condemned, as far as that is known, and
+/// where nobody has said so before.
+#[must_use]
+pub fn place(page: RetiredPage, map: &MachineMap) -> RetiredPage {
+    if page.dimm.is_some() || page.epoch.is_some() {
+        return page;
+    }
+    // Memory behind a PCI function (CXL) is in no slot.
+    let slot = page.location.pci.is_none().then(|| map.dimm_at(&page.location)).flatten();
+    RetiredPage { dimm: slot.cloned(), epoch: map.epoch(), ..page }
+}
+
+/// The same of a page that another list, or a person, named: a handle there is of another boot.
+#[must_use]
+pub fn place_ordered(page: RetiredPage, map: &MachineMap) -> RetiredPage {
+    let mut location = page.location.clone();
+    location.dimm.module_handle = None;
+    let placed = place(RetiredPage { location, ..page.clone() }, map);
+    RetiredPage { location: page.location, ..placed }
 }
 
 /// A file of firmware's, up to the longest that is read.
@@ -102,6 +132,7 @@ fn bytes(path: &Path) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ras_core::{MapEpoch, PciAddress, Pfn, Timestamp};
 
     #[test]
     fn a_machine_that_says_nothing_is_no_obstacle() {
@@ -113,6 +144,36 @@ mod tests {
         assert_eq!(machine.map.epoch(), None);
         assert_eq!(machine.notes.len(), 3, "{:?}", machine.notes);
         assert!(machine.notes.iter().any(|note| note.contains("no SMBIOS tables")));
+    }
+
+    #[test]
+    fn a_page_gets_its_module_and_its_map_once() {
+        let map = MachineMap {
+            slots: smbios::parse(&smbios::build::table()).slots,
+            ..MachineMap::default()
+        };
+        let populated: Vec<_> = map.slots.iter().filter(|slot| slot.dimm.size > 0).collect();
+        let label = populated[0].dimm.locator.clone();
+        let order = ras_core::order::retire(None, Pfn(1), Timestamp(7), "root", "x").unwrap();
+        let placed = place(order.clone(), &map);
+        assert_eq!((placed.epoch, &placed.dimm), (map.epoch(), &None), "one of several modules");
+
+        let mut labelled = order;
+        labelled.location.fru = Some(label.into());
+        labelled.location.dimm.module_handle = Some(0x7777);
+        assert_eq!(place(labelled.clone(), &map).dimm.as_ref(), Some(&populated[0].dimm));
+        let placed = place_ordered(labelled.clone(), &map);
+        assert_eq!(placed.dimm.as_ref(), Some(&populated[0].dimm));
+        assert_eq!(placed.location, labelled.location, "what was said stays");
+        labelled.location.dimm.module_handle = Some(populated[1].handle);
+        assert_eq!(place(labelled.clone(), &map).dimm.as_ref(), Some(&populated[1].dimm));
+        assert_eq!(place_ordered(labelled, &map).dimm.as_ref(), Some(&populated[0].dimm));
+
+        let elsewhere = RetiredPage { epoch: Some(MapEpoch(1)), ..placed };
+        assert_eq!(place(elsewhere.clone(), &MachineMap::default()), elsewhere);
+        let mut cxl = RetiredPage { epoch: None, dimm: None, ..elsewhere };
+        cxl.location.pci = Some(PciAddress { segment: 0, bus: 0x0d, device: 0, function: 0 });
+        assert_eq!(place(cxl, &map).dimm, None);
     }
 
     #[test]

@@ -351,7 +351,12 @@ mod tests {
             live_migration: false,
             notes: String::new(),
         };
-        let shared = Shared::new(ledger, Queue::new(config.sources.queue), engine);
+        let shared = Shared::new(
+            ledger,
+            ras_core::MachineMap::default(),
+            Queue::new(config.sources.queue),
+            engine,
+        );
         let pipe = root.path().join("instances/rasd/per_cpu/cpu0/trace_pipe_raw");
         let mut writer = OpenOptions::new().write(true).open(pipe).unwrap();
         writer.write_all(&page(0, 0x1234)).unwrap();

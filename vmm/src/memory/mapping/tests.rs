@@ -1,6 +1,7 @@
 use super::*;
 
 const MIB: u64 = 1 << 20;
+const BASE: Gpa = Gpa(0x1_0000_0000);
 
 fn ram() -> GuestRam {
     GuestRam::new(&[
@@ -159,4 +160,61 @@ fn own_writes_are_logged_while_logging_is_on() {
     ram.dirty_log_stop();
     ram.write(Gpa(0x3000), &[1]).unwrap();
     assert_eq!(dirty(), [] as [u64; 0]);
+}
+
+#[test]
+fn a_replaced_page_keeps_its_contents_and_its_old_frame_is_kept() {
+    let ram = ram();
+    let (page, next) = (Gpa(BASE.0 + 3 * PAGE_SIZE), Gpa(BASE.0 + 4 * PAGE_SIZE));
+    ram.write(page, &[7; 2 * 4096]).unwrap();
+    ram.dirty_log_start();
+    let mut frames = vec![ram.pfn_of(page)];
+    for _again in 0..3 {
+        let Replaced { before, after } = ram.replace(Gpa(page.0 + 5)).unwrap();
+        assert_eq!((before, after), (*frames.last().unwrap(), ram.pfn_of(page)));
+        assert!(after.is_none() || !frames.contains(&after), "{frames:?} then {after:?}");
+        frames.push(after);
+    }
+    let mut back = [0; 2 * 4096];
+    ram.read(page, &mut back).unwrap();
+    assert_eq!(back, [7; 2 * 4096], "and its neighbour's");
+    assert!(ram.take_dirty().iter().any(|(_, words)| words[0] == 1 << 3), "it is sent again");
+    ram.write(page, &[8]).unwrap();
+    ram.read(page, &mut back).unwrap();
+    assert_eq!(back[..2], [8, 7]);
+
+    // What is given back reads as zeroes; the frame that failed is not given back.
+    ram.discard(BASE, 8 * PAGE_SIZE).unwrap();
+    ram.read(page, &mut back).unwrap();
+    assert_eq!(back, [0; 2 * 4096]);
+    let kept: Vec<_> = ram.allocated(BASE, 8 * PAGE_SIZE);
+    assert!(kept.contains(&(page, PAGE_SIZE)) || kept.contains(&(page, 2 * PAGE_SIZE)), "{kept:?}");
+    ram.write(next, &[9]).unwrap();
+    ram.read(next, &mut back[..1]).unwrap();
+    assert_eq!(back[0], 9);
+}
+
+#[test]
+fn a_page_that_cant_be_read_or_is_not_there_is_not_replaced() {
+    let ram = ram();
+    assert!(matches!(ram.replace(Gpa(1 << 40)), Err(ReplaceError::Mapping(_))));
+    if let Err(why) = ram.poison_support() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    ram.write(BASE, &[1]).unwrap();
+    ram.poison(BASE).unwrap();
+    assert!(matches!(ram.replace(BASE), Err(ReplaceError::Ram(RamError::Poisoned(_)))));
+    assert!(ram.probe(BASE), "it is as bad as before");
+
+    // A replaced page can be lost like any other, and comes back.
+    let page = Gpa(BASE.0 + PAGE_SIZE);
+    ram.write(page, &[2]).unwrap();
+    ram.replace(page).unwrap();
+    ram.poison(page).unwrap();
+    assert!(ram.probe(page));
+    ram.discard(page, PAGE_SIZE).unwrap();
+    let mut byte = [1];
+    ram.read(page, &mut byte).unwrap();
+    assert_eq!(byte, [0]);
 }

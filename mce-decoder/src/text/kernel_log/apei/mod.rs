@@ -17,8 +17,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use ras_core::{
-    Details, ErrorClass, ErrorRecord, ErrorSource, Guid, Problem, ProblemKind, Raw, Timestamp,
-    Value,
+    Details, ErrorClass, ErrorRecord, ErrorSource, Guid, Problem, ProblemKind, Raw, SmolStr,
+    Timestamp, Value,
 };
 
 use super::{Line, RawLines, Stamp};
@@ -290,7 +290,8 @@ impl Section {
             .filter(|text| !text.is_empty())
             .or_else(|| value(b"fru_id:"))
             .map(bytes::text)
-            .or_else(|| dimm_location(text));
+            .or_else(|| dimm_location(text))
+            .map(SmolStr::from);
         let name = value(b"section_type:");
         let unknown = value(b"section type:")
             .and_then(|value| guid(value.rsplit(|byte| *byte == b' ').next().unwrap_or_default()));
