@@ -58,6 +58,16 @@ impl Client {
             path: path.to_owned(),
             source,
         })?;
+        Self::introduced(stream, path, timeout, deadline)
+    }
+
+    /// Reads the greeting and leaves negotiation mode.
+    pub(crate) fn introduced(
+        stream: UnixStream,
+        path: &Path,
+        timeout: Duration,
+        deadline: Instant,
+    ) -> Result<Self, QmpError> {
         let mut client = Self {
             stream,
             path: path.to_owned(),

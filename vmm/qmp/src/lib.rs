@@ -15,6 +15,10 @@ pub mod message;
 
 mod frames;
 
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
+
 pub use client::{Client, QmpError};
 pub use message::{CommandError, ErrorClass, Event, RunState};
 pub use server::{Events, Handler, Server};

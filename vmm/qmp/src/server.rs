@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::frames::Frames;
+use crate::frames::{FrameError, Frames};
 use crate::message::{CommandError, Event, Request, response};
 
 /// Longest request, in bytes. The longest real one is a few hundred.
@@ -167,11 +167,7 @@ fn serve(client: &Connection, handler: &dyn Handler) {
     let mut bytes = [0; 4096];
     loop {
         while let Some(frame) = frames.next() {
-            let (result, id) = match frame {
-                Ok(message) => answer(client, handler, message),
-                Err(error) => (Err(CommandError::generic(error)), None),
-            };
-            client.send(&response(result, id));
+            client.send(&respond(&client.negotiated, handler, frame));
         }
         match (&client.stream).read(&mut bytes) {
             Ok(0) => return,
@@ -182,9 +178,22 @@ fn serve(client: &Connection, handler: &dyn Handler) {
     }
 }
 
+/// The response to whatever a client sent. `negotiated` is the client's.
+pub(crate) fn respond(
+    negotiated: &AtomicBool,
+    handler: &dyn Handler,
+    frame: Result<Value, FrameError>,
+) -> Value {
+    let (result, id) = match frame {
+        Ok(message) => answer(negotiated, handler, message),
+        Err(error) => (Err(CommandError::generic(error)), None),
+    };
+    response(result, id)
+}
+
 type Answer = (Result<Value, CommandError>, Option<Value>);
 
-fn answer(client: &Connection, handler: &dyn Handler, message: Value) -> Answer {
+fn answer(negotiated: &AtomicBool, handler: &dyn Handler, message: Value) -> Answer {
     let id = message.get("id").cloned();
     let request: Request = match serde_json::from_value(message) {
         Ok(request) => request,
@@ -193,10 +202,10 @@ fn answer(client: &Connection, handler: &dyn Handler, message: Value) -> Answer 
             return (Err(CommandError::generic(error)), id);
         }
     };
-    let negotiating = !client.negotiated.load(Ordering::Acquire);
+    let negotiating = !negotiated.load(Ordering::Acquire);
     let result = match (request.execute.as_str(), negotiating) {
         ("qmp_capabilities", true) => {
-            client.negotiated.store(true, Ordering::Release);
+            negotiated.store(true, Ordering::Release);
             Ok(json!({}))
         }
         ("qmp_capabilities", false) => Err(CommandError {

@@ -195,16 +195,16 @@ impl<'a> Arrival<'a> {
     fn take_poison(&mut self, runs: &[Run]) -> Result<(), MigrateError> {
         let ram = self.vm.ram();
         check_inside(ram, runs)?;
+        let check = |value: u64| {
+            let (what, max) = ("number of poisoned pages", POISONED_MAX as u64);
+            if value > max { Err(FormatError::TooLarge { what, value, max }) } else { Ok(()) }
+        };
+        // Runs may repeat: 64 KiB of them can name half a billion pages, each of which takes its time.
+        check(runs.iter().map(|run| u64::from(run.pages)).sum())?;
         // Better to know now than after the rest of the memory.
         ram.poison_support()?;
-        for page in runs.iter().copied().flat_map(Run::iter) {
-            if self.poisoned.len() == POISONED_MAX {
-                let (what, max) = ("number of poisoned pages", POISONED_MAX as u64);
-                return Err(FormatError::TooLarge { what, value: max + 1, max }.into());
-            }
-            self.poisoned.insert(page);
-        }
-        Ok(())
+        self.poisoned.extend(runs.iter().copied().flat_map(Run::iter));
+        Ok(check(self.poisoned.len() as u64)?)
     }
 
     /// The latest word on a page counts.

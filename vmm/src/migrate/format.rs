@@ -70,6 +70,9 @@ pub const STATE_MAX: u64 = 64 << 20;
 /// Regions in a `Hello`.
 pub const REGIONS_MAX: usize = 512;
 
+/// Bytes of a VM's name in a `Hello`. It appears in messages and logs.
+pub const NAME_MAX: usize = 255;
+
 /// Runs in one `Zero` or `Poison` message.
 pub const RUNS_MAX: usize = BODY_MAX / size_of::<U64>();
 
@@ -369,12 +372,8 @@ impl Hello {
     /// # Errors
     /// [`FormatError::TooLarge`] for a name over 255 bytes or over [`REGIONS_MAX`] regions.
     pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
-        let within = |what, length: usize, max: usize| {
-            let too_large = FormatError::TooLarge { what, value: length as u64, max: max as u64 };
-            u16::try_from(length).ok().filter(|_| length <= max).ok_or(too_large)
-        };
         let head = WireHello {
-            name_length: within("VM name", self.name.len(), 255)?.into(),
+            name_length: within("VM name", self.name.len(), NAME_MAX)?.into(),
             regions: within("number of regions", self.regions.len(), REGIONS_MAX)?.into(),
         };
         let mut body = head.as_bytes().to_vec();
@@ -393,10 +392,12 @@ impl Hello {
     /// Reads a body.
     ///
     /// # Errors
-    /// [`FormatError::Malformed`].
+    /// [`FormatError::Malformed`]; [`FormatError::TooLarge`] as in [`Self::encode`].
     pub fn decode(body: &[u8]) -> Result<Self, FormatError> {
         const SHAPE: FormatError = FormatError::Malformed("Hello");
         let (head, rest) = WireHello::ref_from_prefix(body).map_err(|_| SHAPE)?;
+        within("VM name", head.name_length.get().into(), NAME_MAX)?;
+        within("number of regions", head.regions.get().into(), REGIONS_MAX)?;
         let (name, rest) = rest.split_at_checked(head.name_length.get().into()).ok_or(SHAPE)?;
         let regions = <[WireRegion]>::ref_from_bytes(rest).map_err(|_| SHAPE)?;
         if regions.len() != usize::from(head.regions.get()) {
@@ -415,6 +416,11 @@ impl Hello {
             regions: regions.iter().map(region).collect::<Result<_, _>>()?,
         })
     }
+}
+
+fn within(what: &'static str, length: usize, max: usize) -> Result<u16, FormatError> {
+    let too_large = FormatError::TooLarge { what, value: length as u64, max: max as u64 };
+    u16::try_from(length).ok().filter(|_| length <= max).ok_or(too_large)
 }
 
 /// The body of `End`: what the destination checks before it loads the state.
@@ -474,6 +480,9 @@ mod tests {
         for length in 0..body.len() {
             assert!(Hello::decode(&body[..length]).is_err(), "cut at {length}");
         }
+        let long = [&[0, 1, 0, 0][..], &[b'x'; 256]].concat();
+        let too_large = Hello::decode(&long).expect_err("what nobody may write nobody has to read");
+        assert!(matches!(too_large, FormatError::TooLarge { what: "VM name", .. }), "{too_large}");
     }
 
     #[test]

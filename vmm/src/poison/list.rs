@@ -98,10 +98,10 @@ impl PoisonList {
         self.pages.get_mut(&gpa.page()).is_some_and(|page| !std::mem::replace(flag(page), true))
     }
 
-    /// Takes over what was known at a migration's source.
+    /// Takes over what was known at a migration's source. An address within a page is its page's.
     pub fn restore(&mut self, pages: Vec<Page>) {
-        self.pages =
-            pages.into_iter().take(PAGES_MAX).map(|page| (page.gpa.page(), page)).collect();
+        let whole = |page: Page| (page.gpa.page(), Page { gpa: page.gpa.page(), ..page });
+        self.pages = pages.into_iter().take(PAGES_MAX).map(whole).collect();
     }
 
     /// All bad pages, ascending.
@@ -161,6 +161,16 @@ mod tests {
         assert!(list.is_held(Gpa(0x3f_f800), 1));
         assert!(!list.is_held(Gpa(0x40_0000), 0x20_0000));
         assert_eq!(list.lost(), [Gpa(0x40_0000)]);
+    }
+
+    #[test]
+    fn pages_that_arrive_are_whole() {
+        let mut other = PoisonList::default();
+        other.note(Gpa(0x1000), None, true);
+        let page = Page { gpa: Gpa(0x1234), ..*other.get(Gpa(0x1000)).expect("known") };
+        let mut list = PoisonList::default();
+        list.restore(vec![page]);
+        assert_eq!(list.lost(), [Gpa(0x1000)]);
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl Poison {
 
     /// Takes over a migrated queue.
     pub fn restore_queue(&self, queue: vmce::Queue) {
-        self.change(|own| *own = queue);
+        self.change(|own| *own = queue.bounded());
     }
 
     fn change(&self, change: impl FnOnce(&mut vmce::Queue)) {

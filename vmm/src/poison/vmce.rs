@@ -137,6 +137,13 @@ impl Queue {
         }
     }
 
+    /// A queue that arrived with a migration, as long as one may be.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        self.0.truncate(QUEUE_MAX);
+        self
+    }
+
     /// The next to deliver.
     #[must_use]
     pub fn front(&self) -> Option<MachineCheck> {
@@ -216,5 +223,7 @@ mod tests {
             queue.push(at(Kind::ActionRequired, gpa));
         }
         assert_eq!(queue.len(), QUEUE_MAX);
+        let too_long = Queue(queue.0.iter().chain(&queue.0).copied().collect());
+        assert_eq!(too_long.bounded().0, queue.0, "what a migration brings is bounded, too");
     }
 }

@@ -23,6 +23,11 @@ const INTERRUPT_CONFIG: u32 = 2;
 /// Most entries of a queue.
 pub const QUEUE_SIZE_MAX: u16 = 64;
 
+/// Most requests one notification is answered with: a queue that was full when it came. The vCPU waits
+/// meanwhile, and a driver that offers more notifies again. Each request costs at most as many reads of
+/// descriptors again, so that the hostile worst case is some 8,000 short system calls: milliseconds.
+pub const REQUESTS_PER_KICK_MAX: u16 = QUEUE_SIZE_MAX;
+
 /// Offset of the device's configuration in the register window.
 const CONFIG: u64 = 0x100;
 
@@ -240,7 +245,7 @@ impl<D: Device> MmioTransport<D> {
     fn work(&mut self, ram: &GuestRam) -> (bool, Result<bool, QueueError>) {
         let mut worked = false;
         // A driver that refills the queue while it is worked on has to notify again.
-        for _ in 0..self.registers.queue.size {
+        for _ in 0..self.registers.queue.size.min(REQUESTS_PER_KICK_MAX) {
             let mut step = || {
                 let Some(chain) = self.registers.queue.pop(ram)? else { return Ok(false) };
                 let written = self.device.handle(&chain, ram)?;

@@ -82,6 +82,21 @@ fn endless_state_is_cut_off() {
     );
 }
 
+/// Found by the fuzzer: a list that repeats itself kept the destination busy for a minute and more.
+#[test]
+fn the_same_page_is_not_lost_over_and_over() {
+    let runs = vec![Run { gpa: Gpa(0), pages: 16 }; (1 << 16) / 16 + 1];
+    let lost = message(Kind::Poison, &encode_runs(&runs));
+    let error = receive(&[introduced(), lost].concat()).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            MigrateError::Format(FormatError::TooLarge { what: "number of poisoned pages", .. })
+        ),
+        "{error:?}"
+    );
+}
+
 fn any_message() -> impl Strategy<Value = Vec<u8>> {
     let kind = proptest::sample::select(vec![
         Kind::Pages,

@@ -128,11 +128,12 @@ impl VirtioMem {
         self.saved.clone()
     }
 
-    /// Takes over a migrated device's state. False, and nothing changed, if it is of another shape.
+    /// Takes over a migrated device's state. False, and nothing changed, if it is of another shape, or
+    /// one that no device has.
     pub fn restore(&mut self, saved: Saved) -> bool {
-        let same = saved.blocks.start() == self.saved.blocks.start()
-            && saved.blocks.size() == self.saved.blocks.size()
-            && saved.requested_size <= saved.blocks.size();
+        let same = saved.blocks.fits(&self.saved.blocks)
+            && saved.requested_size <= self.saved.blocks.size()
+            && saved.requested_size.is_multiple_of(BLOCK_SIZE);
         if same {
             self.saved = saved;
         }
@@ -328,6 +329,30 @@ mod tests {
         }
         let state = device.request(Request::State(range(0, 1)));
         assert_eq!(state, Response::State(State::Unplugged));
+    }
+
+    /// What a migration's source may say, in the words of the stream.
+    #[test]
+    fn a_state_no_device_has_is_refused() {
+        let arrives = |count: u64, plugged: &[u64], requested: u64| {
+            let (mut device, _) = device(None, 4);
+            let saved = serde_json::json!({
+                "blocks": { "start": START, "count": count, "plugged": plugged },
+                "requested_size": requested,
+            });
+            let taken = device.restore(serde_json::from_value(saved).unwrap());
+            assert!(device.blocks().plugged_size() <= device.blocks().size());
+            assert_eq!(device.config().len(), 56);
+            taken
+        };
+        assert!(arrives(BLOCKS, &[0b101], 8 * BLOCK_SIZE));
+        assert!(!arrives(u64::MAX, &[0], 0), "its size in bytes overflows");
+        assert!(!arrives(BLOCKS, &[], 0), "blocks without bits");
+        assert!(!arrives(BLOCKS, &[0, 0], 0), "bits without blocks");
+        assert!(!arrives(BLOCKS, &[1 << BLOCKS], 0), "a block behind the region");
+        assert!(!arrives(BLOCKS, &[0], 1), "half a block is asked for");
+        assert!(!arrives(BLOCKS, &[0], 17 * BLOCK_SIZE), "more than there is");
+        assert!(!arrives(BLOCKS - 1, &[0], 0));
     }
 
     #[test]

@@ -25,6 +25,15 @@ impl Blocks {
         Self { start, count, plugged: vec![0; words] }
     }
 
+    /// Whether these can be the blocks of a device with `own` blocks: as many from the same address, with
+    /// a bit for each and for no other. What arrives with a migration is not trusted.
+    #[must_use]
+    pub fn fits(&self, own: &Self) -> bool {
+        let all = own.count..own.plugged.len() as u64 * 64;
+        (self.start, self.count, self.plugged.len()) == (own.start, own.count, own.plugged.len())
+            && !all.into_iter().any(|number| self.is_plugged(number))
+    }
+
     /// First byte of the region.
     #[must_use]
     pub const fn start(&self) -> Gpa {
