@@ -441,32 +441,44 @@ fn a_reset_in_the_middle_of_a_migration_waits_for_its_end() -> Result<()> {
     if skipped() {
         return Ok(());
     }
-    let (source, mut qmp) = guest("work=512", "")?;
-    source.wait_tick(5, SOON)?;
-    let uri = format!("unix:{}", source.dir().join("migration").display());
-    let mut options = source.options().incoming(&uri);
-    let kernel = ras_lab::artifacts::guest()?;
-    options.arguments.push(format!("--kernel={}", kernel.display()));
-    let there = Vm::start(options)?;
-    let mut there_qmp = there.qmp()?;
-    // Slow enough that there is a middle.
-    qmp.execute("migrate-set-parameters", json!({ "max-bandwidth": 1 << 20 }), SOON)?;
-    qmp.migrate(&uri)?;
-    let deadline = Instant::now() + SOON;
-    while qmp.query_migrate()?.status.as_deref() == Some("setup") {
-        ensure!(Instant::now() < deadline, "the migration does not begin");
-        std::thread::sleep(Duration::from_millis(1));
+    for arrives in [false, true] {
+        let (source, mut qmp) = guest("work=512", "")?;
+        source.wait_tick(5, SOON)?;
+        let uri = format!("unix:{}", source.dir().join("migration").display());
+        let mut options = source.options().incoming(&uri);
+        let kernel = ras_lab::artifacts::guest()?;
+        options.arguments.push(format!("--kernel={}", kernel.display()));
+        let there = Vm::start(options)?;
+        let mut there_qmp = there.qmp()?;
+        // Slow enough that there is a middle.
+        qmp.execute("migrate-set-parameters", json!({ "max-bandwidth": 1 << 20 }), SOON)?;
+        qmp.migrate(&uri)?;
+        let deadline = Instant::now() + SOON;
+        while qmp.query_migrate()?.status.as_deref() == Some("setup") {
+            ensure!(Instant::now() < deadline, "the migration does not begin");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        qmp.execute("system_reset", Value::Null, SOON)?;
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(qmp.query_migrate()?.status.as_deref(), Some("active"), "still under way");
+        assert_eq!(starts(&source), 1, "not while it is on the move");
+        if !arrives {
+            qmp.execute("migrate_cancel", Value::Null, SOON)?;
+        }
+        ensure!(qmp.wait_migrated(SOON)?.is_completed() == arrives);
+        let (vm, qmp) = if arrives { (&there, &mut there_qmp) } else { (&source, &mut qmp) };
+        let mark = if arrives { 0 } else { 1 + first_ready(vm)? };
+        events(qmp, "RESET")?;
+        starts_again(vm, mark)?;
+        assert_eq!(qmp.query_status()?, RunState::Running);
+        assert_eq!(starts(&source), if arrives { 1 } else { 2 });
     }
-    qmp.execute("system_reset", Value::Null, SOON)?;
-    std::thread::sleep(Duration::from_millis(100));
-    assert_eq!(starts(&source), 1, "not while it is on the move");
-    qmp.execute("migrate_cancel", Value::Null, SOON)?;
-    qmp.wait_migrated(SOON)?;
-    events(&mut qmp, "RESET")?;
-    drop(there_qmp.query_status());
-    starts_again(&source, 0)?;
-    assert_eq!(qmp.query_status()?, RunState::Running);
     Ok(())
+}
+
+/// Number of the line in which the guest said that it is ready.
+fn first_ready(vm: &Vm) -> Result<usize> {
+    vm.lines().iter().position(|line| line.ready().is_some()).context("it never was ready")
 }
 
 #[test]
