@@ -6,6 +6,7 @@ mod boot;
 mod decode;
 mod failover;
 mod migrate;
+mod panic;
 mod persist;
 mod report;
 mod unplug;

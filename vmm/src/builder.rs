@@ -10,11 +10,12 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use ras_qmp::Events;
 
 use crate::boot::{self, BootError};
-use crate::config::{Config, SerialTarget, Start};
+use crate::config::{Config, Kernel, SerialTarget, Start};
 use crate::devices::legacy::Serial;
 use crate::devices::legacy::serial::Output;
 use crate::devices::virtio::VirtioMem;
 use crate::devices::virtio::mem::device::SizeError;
+use crate::kvm::state::{IrqchipState, StateError};
 use crate::kvm::{cpuid, mce, slots, state};
 use crate::machine::{Machine, Parts};
 use crate::memory::layout;
@@ -22,7 +23,7 @@ use crate::memory::mapping::{GuestRam, MappingError, RegionConfig, RegionKind};
 use crate::memory::unplug::HostMemory;
 use crate::poison::{Poison, signal};
 use crate::vcpu::Vcpu;
-use crate::vm::{Lifecycle, Vm};
+use crate::vm::{Lifecycle, PowerOn, Vm};
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +67,9 @@ pub enum BuildError {
     /// The memory device is impossible.
     #[error("the memory device")]
     VirtioMem(#[from] SizeError),
+    /// The state for a reset can't be read.
+    #[error("keeping the machine's first state for a reset")]
+    State(#[from] StateError),
     /// The kernel can't be started.
     #[error("starting the guest")]
     Boot(#[from] BootError),
@@ -93,7 +97,7 @@ pub fn build(config: &Config, events: Events) -> Result<Vm, BuildError> {
     let irqchip = equip(&vm);
     let (fd, cpuid) = create_vcpu(&kvm_fd, &vm)?;
 
-    let incoming = matches!(config.start, Start::Incoming(_));
+    let incoming = matches!(config.start, Start::Incoming { .. });
     let lifecycle = Lifecycle::new(incoming).map_err(io("creating an eventfd"))?;
     signal::install(&ram, lifecycle.wake_fd()).map_err(io("installing the SIGBUS handler"))?;
     let poison = Arc::new(Poison::default());
@@ -106,8 +110,8 @@ pub fn build(config: &Config, events: Events) -> Result<Vm, BuildError> {
         None => None,
     };
     let entry = match &config.start {
-        Start::Kernel { path, cmdline } => Some(boot::load(&ram, path, cmdline)?),
-        Start::Incoming(_) => None,
+        Start::Kernel(Kernel { path, cmdline }) => Some(boot::load(&ram, path, cmdline)?),
+        Start::Incoming { .. } => None,
     };
     let parts = Parts {
         vm,
@@ -115,16 +119,26 @@ pub fn build(config: &Config, events: Events) -> Result<Vm, BuildError> {
         name: config.name.clone(),
         irqchip,
         msr_indices: state::msr_indices(&kvm_fd),
+        actions: config.actions,
+        resettable: config.start.kernel().is_some(),
         events,
     };
     let serial = Serial::new(open_serial(&config.serial)?);
     let machine = Arc::new(Machine::new(parts, virtio_mem, serial, poison, lifecycle));
     let vcpu = Vcpu::new(fd, Arc::clone(&machine), cpuid);
+    let power_on = match config.start.kernel() {
+        Some(kernel) => Some(PowerOn {
+            vcpu: Arc::new(vcpu.save()?),
+            irqchip: if irqchip { IrqchipState::save(machine.vm()) } else { None },
+            kernel: kernel.clone(),
+        }),
+        None => None,
+    };
     if let Some(entry) = entry {
         vcpu.set_boot_registers(entry).map_err(kvm("setting the boot registers"))?;
     }
     let vcpu = vcpu.start().map_err(io("starting the vCPU's thread"))?;
-    Ok(Vm::new(machine, vcpu))
+    Ok(Vm::new(machine, vcpu, power_on))
 }
 
 fn open_kvm() -> Result<Kvm, BuildError> {

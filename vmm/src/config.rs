@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::devices::virtio::mem::BLOCK_SIZE;
 use crate::memory::layout;
+use crate::policy::{Actions, Choice};
 
 /// A KVM virtual machine monitor whose guests survive memory errors.
 ///
@@ -27,7 +28,8 @@ pub struct Options {
     #[arg(long)]
     pub name: Option<String>,
 
-    /// Kernel: an ELF file with a PVH entry point. Not needed with --incoming
+    /// Kernel: an ELF file with a PVH entry point. With --incoming it is what a guest that arrived
+    /// starts again with; without it, its reset is a shutdown
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
 
@@ -56,6 +58,14 @@ pub struct Options {
     #[arg(long, value_name = "unix:PATH|tcp:HOST:PORT|fd:N")]
     pub incoming: Option<String>,
 
+    /// What is done when the guest reboots (reset, shutdown), shuts down (poweroff, pause), panics
+    /// (pause, shutdown, exit-failure, none) or starves its watchdog (reset, poweroff, pause,
+    /// inject-nmi, debug, none)
+    /// [default: reboot=reset,shutdown=poweroff,panic=pause,watchdog=reset]
+    #[arg(long, value_name = "EVENT=ACTION[,...]")]
+    #[serde(deserialize_with = "choice")]
+    pub action: Option<Choice>,
+
     /// Allow `x-ras-inject-poison`: QMP clients may destroy guest memory
     #[arg(long)]
     pub allow_fault_injection: bool,
@@ -76,6 +86,8 @@ pub struct Config {
     pub qmp: PathBuf,
     /// Where the serial line prints to.
     pub serial: SerialTarget,
+    /// What is done when the guest ends in one way or another.
+    pub actions: Actions,
     /// Whether QMP clients may inject memory errors.
     pub allow_fault_injection: bool,
 }
@@ -84,14 +96,34 @@ pub struct Config {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Start {
     /// Boot a kernel.
-    Kernel {
-        /// Its file.
-        path: PathBuf,
-        /// Its command line, complete.
-        cmdline: String,
+    Kernel(Kernel),
+    /// Wait for a migration.
+    Incoming {
+        /// Where.
+        uri: String,
+        /// What the guest is started with when it resets.
+        kernel: Option<Kernel>,
     },
-    /// Wait for a migration at this URI.
-    Incoming(String),
+}
+
+impl Start {
+    /// What the guest starts with, if that is known here.
+    #[must_use]
+    pub const fn kernel(&self) -> Option<&Kernel> {
+        match self {
+            Self::Kernel(kernel) => Some(kernel),
+            Self::Incoming { kernel, .. } => kernel.as_ref(),
+        }
+    }
+}
+
+/// What a guest starts with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Kernel {
+    /// Its file.
+    pub path: PathBuf,
+    /// Its command line, complete.
+    pub cmdline: String,
 }
 
 /// A number of bytes.
@@ -173,16 +205,21 @@ impl Options {
         let virtio_mem = self.virtio_mem.or(file.virtio_mem);
         check_memory(memory, virtio_mem)?;
         let cmdline = self.cmdline.or(file.cmdline).unwrap_or_default();
-        let start = match (self.incoming.or(file.incoming), self.kernel.or(file.kernel)) {
-            (Some(uri), _) => Start::Incoming(uri),
-            (None, Some(path)) => {
-                let device = virtio_mem.is_some().then(device_parameter);
-                let words: Vec<_> = [Some(cmdline).filter(|text| !text.is_empty()), device]
-                    .into_iter()
-                    .flatten()
-                    .collect();
-                Start::Kernel { path, cmdline: words.join(" ") }
-            }
+        let kernel = self.kernel.or(file.kernel).map(|path| {
+            let device = virtio_mem.is_some().then(device_parameter);
+            let words: Vec<_> = [Some(cmdline).filter(|text| !text.is_empty()), device]
+                .into_iter()
+                .flatten()
+                .collect();
+            Kernel { path, cmdline: words.join(" ") }
+        });
+        let mut actions = Actions::default();
+        for choice in [file.action, self.action].into_iter().flatten() {
+            actions.choose(choice);
+        }
+        let start = match (self.incoming.or(file.incoming), kernel) {
+            (Some(uri), kernel) => Start::Incoming { uri, kernel },
+            (None, Some(kernel)) => Start::Kernel(kernel),
             (None, None) => {
                 let why = "name the ELF file to boot, or use --incoming".to_owned();
                 return Err(ConfigError::Value { option: "kernel", why });
@@ -192,6 +229,7 @@ impl Options {
         Ok(Config {
             qmp: self.qmp.or(file.qmp).unwrap_or_else(default_qmp).0,
             serial: self.serial.or(file.serial).unwrap_or(SerialTarget::Stdio),
+            actions,
             allow_fault_injection: self.allow_fault_injection || file.allow_fault_injection,
             name,
             start,
@@ -308,6 +346,11 @@ fn text_or_number<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
     text.parse().map_err(serde::de::Error::custom)
 }
 
+/// In the file as on the command line; QMP has the same choice as an object.
+fn choice<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Choice>, D::Error> {
+    text_or_number(deserializer).map(Some)
+}
+
 macro_rules! from_text {
     ($($type:ty),*) => {$(
         impl<'de> Deserialize<'de> for $type {
@@ -322,6 +365,7 @@ from_text!(Size, VirtioMemSize, SerialTarget, QmpAddress);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::{PanicAction, WatchdogAction};
     use std::io::Write;
 
     fn parse(arguments: &[&str]) -> Result<Config, String> {
@@ -343,7 +387,8 @@ mod tests {
         assert_eq!(config.serial, SerialTarget::Stdio);
         assert_eq!(config.virtio_mem, None);
         assert!(!config.allow_fault_injection);
-        assert_eq!(config.start, Start::Kernel { path: "k".into(), cmdline: String::new() });
+        let kernel = Kernel { path: "k".into(), cmdline: String::new() };
+        assert_eq!((config.start, config.actions), (Start::Kernel(kernel), Actions::default()));
     }
 
     #[test]
@@ -359,6 +404,7 @@ mod tests {
             serial = "null"
             qmp = "unix:/tmp/q"
             allow-fault-injection = true
+            action = "panic=shutdown,watchdog=pause"
             "#,
         )
         .unwrap();
@@ -369,7 +415,18 @@ mod tests {
         assert_eq!(config.virtio_mem, Some(virtio_mem));
         assert!(config.allow_fault_injection);
         let cmdline = "quiet virtio_mmio.device=0x200@0xd0000000:5".to_owned();
-        assert_eq!(config.start, Start::Kernel { path: "guest.elf".into(), cmdline });
+        let kernel = Kernel { path: "guest.elf".into(), cmdline };
+        assert_eq!(config.start, Start::Kernel(kernel.clone()));
+        let arguments = ["--config", path, "--action", "panic=none", "--incoming", "unix:/tmp/m"];
+        let config = parse(&arguments).unwrap();
+        let actions = Actions {
+            panic: PanicAction::None,
+            watchdog: WatchdogAction::Pause,
+            ..Actions::default()
+        };
+        assert_eq!(config.actions, actions);
+        let (uri, kernel) = ("unix:/tmp/m".to_owned(), Some(kernel));
+        assert_eq!(config.start, Start::Incoming { uri, kernel });
     }
 
     #[test]
@@ -384,6 +441,7 @@ mod tests {
         fails(&["--kernel", "k", "--virtio-mem", "4M,4M"], "is not requested=SIZE");
         fails(&["--kernel", "k", "--serial", "pty"], "is not stdio");
         fails(&["--kernel", "k", "--qmp", "tcp:1"], "is not unix:PATH");
+        fails(&["--kernel", "k", "--action", "panic"], "write EVENT=ACTION");
         fails(&["--kernel", "k", "--name", "a/b"], "without '/'");
         fails(&["--config", "/does/not/exist"], "reading the configuration");
         let mut file = tempfile::NamedTempFile::new().unwrap();

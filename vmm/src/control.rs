@@ -13,10 +13,11 @@ use serde_json::{Map, Value, json};
 
 use crate::devices::virtio::mem::BLOCK_SIZE;
 use crate::lock;
-use crate::machine::{VIRTIO_MEM_ID, VIRTIO_MEM_PATH};
+use crate::machine::{Cause, VIRTIO_MEM_ID, VIRTIO_MEM_PATH};
 use crate::memory::ladder::{self, Request};
 use crate::memory::mapping;
 use crate::migrate::{self, Migration, Parameters, Status, Uri};
+use crate::policy::{Choice, WatchdogAction};
 use crate::vm::{Ending, Vm};
 
 /// Deadline of `x-ras-retire-range` where the client names none.
@@ -48,6 +49,14 @@ const COMMANDS: &[(&str, Command)] = &[
     ("query-status", |control, arguments| none(arguments).map(|()| control.status())),
     ("stop", |control, arguments| none(arguments).and_then(|()| done(control.vm.stop()))),
     ("cont", |control, arguments| none(arguments).and_then(|()| done(control.vm.cont()))),
+    ("set-action", |control, arguments| parse(arguments).map(|choice| control.choose(choice))),
+    ("watchdog-set-action", |control, arguments| {
+        parse(arguments).map(|WatchdogSetAction { action }| control.choose(action.into()))
+    }),
+    ("system_reset", |control, arguments| none(arguments).and_then(|()| control.reset())),
+    ("inject-nmi", |control, arguments| {
+        none(arguments).and_then(|()| done(control.vm.inject_nmi()))
+    }),
     ("quit", |control, arguments| none(arguments).map(|()| control.quit())),
     ("qom-get", Control::qom_get),
     ("qom-set", Control::qom_set),
@@ -85,6 +94,12 @@ struct Property {
     property: String,
     #[serde(default)]
     value: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WatchdogSetAction {
+    action: WatchdogAction,
 }
 
 #[derive(Deserialize)]
@@ -128,9 +143,27 @@ impl Control {
         json!({ "running": state == RunState::Running, "singlestep": false, "status": state })
     }
 
+    fn choose(&self, choice: Choice) -> Value {
+        self.vm.machine().actions().choose(choice);
+        json!({})
+    }
+
+    fn reset(&self) -> Answer {
+        let moving = [RunState::Inmigrate, RunState::FinishMigrate, RunState::Postmigrate];
+        match self.vm.state() {
+            state if moving.contains(&state) => {
+                Err(CommandError::generic(crate::vm::WrongState(state)))
+            }
+            _ => {
+                self.vm.system_reset(Cause::HostQmpSystemReset);
+                Ok(json!({}))
+            }
+        }
+    }
+
     fn quit(&self) -> Value {
         let machine = self.vm.machine();
-        machine.emit("SHUTDOWN", json!({ "guest": false, "reason": "host-qmp-quit" }));
+        machine.emit("SHUTDOWN", json!({ "guest": false, "reason": Cause::HostQmpQuit }));
         machine.lifecycle().end(Ending::Clean);
         json!({})
     }

@@ -12,6 +12,7 @@
 //! ([`memory::mapping::GuestRam`]), never by a load or a store: bad memory is an error value here.
 
 pub mod config;
+pub mod policy;
 
 pub mod builder;
 pub mod vm;

@@ -1,21 +1,24 @@
 //! What a machine consists of besides its vCPU: memory, devices on their ports and addresses, and what
 //! is known of its bad memory. Shared by every thread.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use kvm_ioctls::VmFd;
 use ras_core::{Gpa, Pfn};
 use ras_qmp::Events;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::devices::legacy::{Serial, serial};
+use crate::devices::legacy::{Serial, Watchdog, pvpanic, serial, watchdog};
 use crate::devices::virtio::mem::device::SizeError;
 use crate::devices::virtio::{MmioTransport, VirtioMem};
 use crate::lock;
 use crate::memory::layout;
 use crate::memory::mapping::{GuestRam, RamError};
 use crate::poison::{Kind, MachineCheck, Poison, list};
+use crate::policy::{Actions, PanicAction, RebootAction, ShutdownAction};
 use crate::vcpu::Death;
 use crate::vm::{Ending, Lifecycle};
 
@@ -35,6 +38,10 @@ pub struct Machine {
     parts: Parts,
     virtio_mem: Option<MemoryDevice>,
     serial: Mutex<Serial>,
+    watchdog: Mutex<Watchdog>,
+    actions: Mutex<Actions>,
+    /// Blocks must not change hands, nor the guest start anew: a migration is under way.
+    frozen: AtomicBool,
     poison: Arc<Poison>,
     lifecycle: Lifecycle,
 }
@@ -52,6 +59,10 @@ pub struct Parts {
     pub irqchip: bool,
     /// Model-specific registers KVM knows: see [`crate::kvm::state::msr_indices`].
     pub msr_indices: Vec<u32>,
+    /// What is done when the guest ends in one way or another, at first.
+    pub actions: Actions,
+    /// It is known what the guest is started with.
+    pub resettable: bool,
     /// Who is told what happens.
     pub events: Events,
 }
@@ -88,6 +99,34 @@ pub struct MemoryFailure {
     pub gpa: Option<Gpa>,
 }
 
+/// Why a machine shuts down or resets. QEMU, `qapi/run-state.json`, `ShutdownCause`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// The guest can't go on, and that is not its fault.
+    HostError,
+    /// `quit`.
+    HostQmpQuit,
+    /// `system_reset`.
+    HostQmpSystemReset,
+    /// SIGTERM or SIGINT.
+    HostSignal,
+    /// The guest asked for it.
+    GuestShutdown,
+    /// The guest reset, or its watchdog did.
+    GuestReset,
+    /// The guest panicked.
+    GuestPanic,
+}
+
+impl Cause {
+    /// Whether it is the guest's doing.
+    #[must_use]
+    pub const fn is_guest(self) -> bool {
+        matches!(self, Self::GuestShutdown | Self::GuestReset | Self::GuestPanic)
+    }
+}
+
 impl Machine {
     /// Puts a machine together.
     #[must_use]
@@ -102,7 +141,16 @@ impl Machine {
             transport: Mutex::new(MmioTransport::new(device)),
             changed: Condvar::new(),
         });
-        Self { parts, virtio_mem, serial: Mutex::new(serial), poison, lifecycle }
+        Self {
+            actions: Mutex::new(parts.actions),
+            parts,
+            virtio_mem,
+            serial: Mutex::new(serial),
+            watchdog: Mutex::default(),
+            frozen: AtomicBool::new(false),
+            poison,
+            lifecycle,
+        }
     }
 
     /// The guest's name.
@@ -152,6 +200,16 @@ impl Machine {
         lock(&self.serial)
     }
 
+    /// The watchdog timer.
+    pub fn watchdog(&self) -> MutexGuard<'_, Watchdog> {
+        lock(&self.watchdog)
+    }
+
+    /// What is done when the guest ends in one way or another.
+    pub fn actions(&self) -> MutexGuard<'_, Actions> {
+        lock(&self.actions)
+    }
+
     /// The memory device behind its transport, locked. `None` if the machine has none.
     pub fn virtio_mem(&self) -> Option<MutexGuard<'_, MmioTransport<VirtioMem>>> {
         self.virtio_mem.as_ref().map(|device| lock(&device.transport))
@@ -187,10 +245,19 @@ impl Machine {
 
     /// Keeps the guest from plugging and unplugging, or allows it again. Who waits for it notices.
     pub fn freeze(&self, frozen: bool) {
+        self.frozen.store(frozen, Ordering::SeqCst);
         if let Some(device) = &self.virtio_mem {
             lock(&device.transport).device_mut().freeze(frozen);
             device.changed.notify_all();
         }
+        // A reset may wait for the end of a migration.
+        self.lifecycle.notify();
+    }
+
+    /// Whether a migration is under way.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::SeqCst)
     }
 
     /// Sends an event to whoever listens.
@@ -300,13 +367,18 @@ impl Machine {
     /// The guest ended by itself. Called on the vCPU's thread, which goes no further.
     pub fn died(&self, death: Death) {
         match death {
-            Death::Reset | Death::TripleFault => {
-                self.emit("SHUTDOWN", json!({ "guest": true, "reason": "guest-reset" }));
-                let ending = if death == Death::Reset { Ending::Clean } else { Ending::GuestDied };
-                self.lifecycle.shut_down(ending);
+            Death::Reset | Death::TripleFault if self.resets() => {
+                self.request_reset(Cause::GuestReset);
+            }
+            Death::Reset => self.shut_down(Cause::GuestReset, Ending::Clean),
+            Death::TripleFault => self.shut_down(Cause::GuestReset, Ending::GuestDied),
+            Death::Shutdown => self.shut_down(Cause::GuestShutdown, Ending::Clean),
+            Death::Panicked => {
+                self.lifecycle.guest_panicked();
+                self.panicked();
             }
             Death::MachineCheck(gpa) => {
-                self.lifecycle.guest_panicked();
+                self.lifecycle.guest_lost();
                 self.emit_failure(MemoryFailure {
                     guest: true,
                     action: "fatal",
@@ -314,19 +386,88 @@ impl Machine {
                     recursive: true,
                     gpa: Some(gpa),
                 });
-                self.emit("GUEST_PANICKED", json!({ "action": "pause" }));
-                self.emit("STOP", json!({}));
+                self.panicked();
             }
             Death::Internal(_) => {
                 self.lifecycle.internal_error();
-                self.emit("STOP", json!({}));
+                self.stopped();
             }
         }
     }
 
-    /// The guest writes to a port. True if that resets the machine.
+    /// The guest panicked, and is in that state.
+    fn panicked(&self) {
+        let Actions { panic, shutdown, .. } = *self.actions();
+        let ending = match panic {
+            PanicAction::Shutdown if shutdown == ShutdownAction::Pause => None,
+            // A guest that can't run on does not, whatever is wanted.
+            PanicAction::Pause | PanicAction::None => None,
+            PanicAction::Shutdown => Some(Ending::Clean),
+            PanicAction::ExitFailure => Some(Ending::GuestPanicked),
+        };
+        let action = if ending.is_some() { "poweroff" } else { "pause" };
+        self.emit("GUEST_PANICKED", json!({ "action": action }));
+        self.stopped();
+        if let Some(ending) = ending {
+            self.shut_down(Cause::GuestPanic, ending);
+        }
+    }
+
+    /// The guest has stopped, and was not asked to.
+    fn stopped(&self) {
+        self.watchdog().stop(Instant::now());
+        self.emit("STOP", json!({}));
+    }
+
+    /// The guest is over; its vCPU stands still. The process ends, unless it is to stay.
+    pub fn shut_down(&self, cause: Cause, ending: Ending) {
+        self.emit("SHUTDOWN", json!({ "guest": cause.is_guest(), "reason": cause }));
+        let was_running = self.lifecycle.shut_down();
+        if self.actions().shutdown == ShutdownAction::Poweroff {
+            self.lifecycle.end(ending);
+        } else if was_running {
+            self.stopped();
+        }
+    }
+
+    /// Whether a reset is one; otherwise it is a shutdown.
     #[must_use]
-    pub fn port_write(&self, port: u16, data: &[u8]) -> bool {
+    pub fn resets(&self) -> bool {
+        self.parts.resettable && self.actions().reboot == RebootAction::Reset
+    }
+
+    /// Has the machine reset as soon as that is possible.
+    pub fn request_reset(&self, cause: Cause) {
+        self.lifecycle.request_reset(cause);
+        if let Some(device) = &self.virtio_mem {
+            // Whoever waits for the guest looks once more: without the lock it might just have looked.
+            drop(lock(&device.transport));
+            device.changed.notify_all();
+        }
+    }
+
+    /// Makes the devices what they were at first. The guest stands still.
+    pub fn reset_devices(&self) {
+        self.serial().reset();
+        self.watchdog().disable();
+        let Some(mut transport) = self.virtio_mem() else { return };
+        let before = transport.device().blocks().plugged_size();
+        transport.reset();
+        transport.device_mut().unplug_all();
+        drop(transport);
+        if before > 0 {
+            self.emit_size(0);
+        }
+    }
+
+    fn emit_size(&self, size: u64) {
+        let data = json!({ "id": VIRTIO_MEM_ID, "size": size, "qom-path": VIRTIO_MEM_PATH });
+        self.emit("MEMORY_DEVICE_SIZE_CHANGE", data);
+    }
+
+    /// The guest writes to a port: how it ended by that, if it did.
+    #[must_use]
+    pub fn port_write(&self, port: u16, data: &[u8]) -> Option<Death> {
         if let Some(offset) = serial_offset(port) {
             let mut serial = self.serial();
             // More than one byte come from a string instruction: all for the same register.
@@ -336,7 +477,39 @@ impl Machine {
                 self.pulse(layout::SERIAL_IRQ);
             }
         }
-        port == RESET_PORT && data == [RESET_COMMAND]
+        match (port, data) {
+            (RESET_PORT, [RESET_COMMAND]) => Some(Death::Reset),
+            (pvpanic::PORT, [value]) => self.guest_says(pvpanic::event(*value)?),
+            (watchdog::ENABLE_PORT, [code]) => {
+                if self.watchdog().enable(*code, Instant::now()) {
+                    self.lifecycle.notify();
+                }
+                None
+            }
+            (watchdog::DISABLE_PORT, [_]) => {
+                self.watchdog().disable();
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn guest_says(&self, event: pvpanic::Event) -> Option<Death> {
+        tracing::warn!("the guest says: {event:?}");
+        match event {
+            pvpanic::Event::Panicked if self.actions().panic != PanicAction::None => {
+                return Some(Death::Panicked);
+            }
+            pvpanic::Event::Panicked => self.emit("GUEST_PANICKED", json!({ "action": "run" })),
+            pvpanic::Event::CrashLoaded => {
+                self.emit("GUEST_CRASHLOADED", json!({ "action": "run" }));
+            }
+            pvpanic::Event::Shutdown => {
+                self.emit("GUEST_PVSHUTDOWN", json!({}));
+                return Some(Death::Shutdown);
+            }
+        }
+        None
     }
 
     /// The guest reads from a port. Where there is nothing, all bits are set, as on a PC.
@@ -346,6 +519,7 @@ impl Machine {
             (Some(offset), [value]) => *value = self.serial().read(offset),
             // No keyboard controller is busy: Linux waits for that before it resets by it.
             (None, [value]) if port == RESET_PORT => *value = 0,
+            (None, [value]) if port == pvpanic::PORT => *value = pvpanic::EVENTS,
             _ => {}
         }
     }
@@ -381,9 +555,7 @@ impl Machine {
             self.early_notice_of_guest_page(poisoned);
         }
         if before != after {
-            let path = VIRTIO_MEM_PATH;
-            let data = json!({ "id": VIRTIO_MEM_ID, "size": after, "qom-path": path });
-            self.emit("MEMORY_DEVICE_SIZE_CHANGE", data);
+            self.emit_size(after);
         }
         Access::Done
     }

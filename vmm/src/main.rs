@@ -47,8 +47,8 @@ fn run(options: Options) -> Result<Ending> {
     }
     // Before QMP answers: a client that sees the answer may send the guest at once.
     let incoming = match &config.start {
-        Start::Incoming(uri) => Some(listen(&config.name, uri)?),
-        Start::Kernel { .. } => None,
+        Start::Incoming { uri, .. } => Some(listen(&config.name, uri)?),
+        Start::Kernel(_) => None,
     };
     vm.power_on().context("giving the guest its memory device")?;
     let server = Server::bind(&config.qmp, events, Arc::new(control))

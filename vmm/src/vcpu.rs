@@ -107,6 +107,10 @@ enum Exit {
 pub enum Death {
     /// The guest pulled the reset line.
     Reset,
+    /// Its kernel said that it panicked.
+    Panicked,
+    /// It asked to be shut down.
+    Shutdown,
     /// A triple fault: what a machine without a reset line ends with.
     TripleFault,
     /// Bad memory it could not be told about.
@@ -217,6 +221,25 @@ impl Vcpu {
         state.load(&self.fd)
     }
 
+    /// Makes it the vCPU it was at first. Call while it is stopped and settled.
+    ///
+    /// # Errors
+    /// See [`VcpuState::load`].
+    pub fn restart(&mut self, state: &VcpuState) -> Result<(), StateError> {
+        // What the guest touched before is no concern of the next one.
+        drop(signal::take_required());
+        self.touches = (0, 0);
+        self.load(state).map(drop)
+    }
+
+    /// Raises a non-maskable interrupt.
+    ///
+    /// # Errors
+    /// KVM's refusal.
+    pub fn inject_nmi(&self) -> Result<(), kvm_ioctls::Error> {
+        self.fd.nmi()
+    }
+
     /// Completes I/O that KVM has half done: until then its registers are those of before.
     pub fn settle(&mut self) {
         // One instruction has at most two operands, each of which may cross a page.
@@ -307,8 +330,8 @@ impl Vcpu {
         let (fd, machine) = (&mut self.fd, &self.machine);
         match signal::in_guest(|| fd.run()) {
             Ok(VcpuExit::IoOut(port, data)) => {
-                if machine.port_write(port, data) {
-                    return Exit::Dead(Death::Reset);
+                if let Some(death) = machine.port_write(port, data) {
+                    return Exit::Dead(death);
                 }
             }
             Ok(VcpuExit::IoIn(port, data)) => machine.port_read(port, data),

@@ -11,18 +11,27 @@
 //!                                                            FinishMigrate ----> Postmigrate
 //!                                                                         the guest runs elsewhere
 //!
-//!   from any state in which the guest runs:
-//!     reset or triple fault ----------------------------> Shutdown, and the process ends
-//!     bad memory it could not be told about ------------> GuestPanicked \  stay, to be looked at,
-//!     KVM can't go on ----------------------------------> InternalError /  until `quit`
+//!   from any state in which the guest runs, unless the actions (`policy.rs`) say otherwise:
+//!     reset or triple fault ----------------------------> Running: the guest starts again
+//!     shutdown, or a reset that can't be one -----------> Shutdown, and the process ends
+//!     panic --------------------------------------------> GuestPanicked \  `cont`, `system_reset`
+//!     watchdog=pause -----------------------------------> Watchdog      /  or `quit`
+//!     bad memory it could not be told about ------------> GuestPanicked \  `system_reset` or
+//!     KVM can't go on ----------------------------------> InternalError /  `quit`
+//!
+//!   `system_reset` of a guest that does not run leaves it Paused.
 //! ```
 //!
 //! QMP clients drive the upper part ([`Vm::stop`], [`Vm::cont`], migration), one at a time; the vCPU's
 //! thread the lower. `quit` and SIGTERM end the process from any state.
 
 mod migration;
+mod reset;
+
+pub use reset::PowerOn;
 
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -35,21 +44,26 @@ use serde_json::json;
 
 use crate::kvm::slots;
 use crate::lock;
-use crate::machine::Machine;
+use crate::machine::{Cause, Machine};
 use crate::memory::mapping::RegionKind;
 use crate::migrate::{self, MigrateError, Outcome, Received};
 use crate::poison::signal;
+use crate::policy::WatchdogAction;
 use crate::vcpu::{Handle, Vcpu};
 
 /// How the process ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ending {
-    /// By `quit`, a signal, or the guest's own reset: exit code 0.
+    /// By `quit`, a signal, or the guest's own shutdown or reset: exit code 0.
     Clean,
     /// The guest crashed so hard that it reset: exit code 3.
     GuestDied,
     /// The guest that was to migrate here did not: exit code 4.
     NotArrived,
+    /// The guest panicked, and `panic` is `exit-failure`: exit code 5.
+    GuestPanicked,
+    /// The guest hung, and `watchdog` is `poweroff`: exit code 6.
+    GuestHung,
 }
 
 impl Ending {
@@ -60,6 +74,8 @@ impl Ending {
             Self::Clean => 0,
             Self::GuestDied => 3,
             Self::NotArrived => 4,
+            Self::GuestPanicked => 5,
+            Self::GuestHung => 6,
         }
     }
 }
@@ -69,6 +85,10 @@ impl Ending {
 pub struct Lifecycle {
     state: Mutex<RunState>,
     ending: Mutex<Option<Ending>>,
+    /// The guest is to start again.
+    reset: Mutex<Option<Cause>>,
+    /// The guest can only start again: running on, it would meet what it could not be told of.
+    lost: AtomicBool,
     /// Wakes [`Vm::serve`].
     wake: EventFd,
 }
@@ -81,7 +101,13 @@ impl Lifecycle {
     pub fn new(incoming: bool) -> nix::Result<Self> {
         let state = if incoming { RunState::Inmigrate } else { RunState::Paused };
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self { state: Mutex::new(state), ending: Mutex::new(None), wake })
+        Ok(Self {
+            state: Mutex::new(state),
+            ending: Mutex::default(),
+            reset: Mutex::default(),
+            lost: AtomicBool::default(),
+            wake,
+        })
     }
 
     /// The state now.
@@ -118,13 +144,44 @@ impl Lifecycle {
         let _ = self.wake.write(1);
     }
 
-    pub(crate) fn shut_down(&self, ending: Ending) {
-        *lock(&self.state) = RunState::Shutdown;
-        self.end(ending);
+    /// True if it ran.
+    pub(crate) fn shut_down(&self) -> bool {
+        let before = std::mem::replace(&mut *lock(&self.state), RunState::Shutdown);
+        before == RunState::Running
     }
 
     pub(crate) fn guest_panicked(&self) {
         *lock(&self.state) = RunState::GuestPanicked;
+    }
+
+    pub(crate) fn guest_lost(&self) {
+        self.lost.store(true, Ordering::SeqCst);
+        self.guest_panicked();
+    }
+
+    /// A reset that was asked for and did not happen yet.
+    #[must_use]
+    pub fn reset_pending(&self) -> Option<Cause> {
+        *lock(&self.reset)
+    }
+
+    pub(crate) fn request_reset(&self, cause: Cause) {
+        lock(&self.reset).get_or_insert(cause);
+        self.notify();
+    }
+
+    pub(crate) fn take_reset(&self) -> Option<Cause> {
+        lock(&self.reset).take()
+    }
+
+    /// The guest is a new one: true if it is to run.
+    pub(crate) fn was_reset(&self) -> bool {
+        self.lost.store(false, Ordering::SeqCst);
+        let mut state = lock(&self.state);
+        if *state != RunState::Running {
+            *state = RunState::Paused;
+        }
+        *state == RunState::Running
     }
 
     pub(crate) fn internal_error(&self) {
@@ -142,6 +199,8 @@ pub struct WrongState(pub RunState);
 pub struct Vm {
     machine: Arc<Machine>,
     vcpu: Handle,
+    /// What a reset goes back to, where that is known.
+    power_on: Option<PowerOn>,
     /// Held while the state is being changed from outside.
     transition: Mutex<()>,
     /// Held while a range is being retired: one at a time.
@@ -155,10 +214,11 @@ pub struct Vm {
 impl Vm {
     /// A machine and its vCPU.
     #[must_use]
-    pub fn new(machine: Arc<Machine>, vcpu: Handle) -> Self {
+    pub fn new(machine: Arc<Machine>, vcpu: Handle, power_on: Option<PowerOn>) -> Self {
         Self {
             machine,
             vcpu,
+            power_on,
             transition: Mutex::default(),
             ladder: Mutex::default(),
             resume_after_migration: Mutex::default(),
@@ -214,7 +274,10 @@ impl Vm {
                 self.halt(RunState::Paused);
                 Ok(())
             }
-            RunState::Paused | RunState::GuestPanicked | RunState::InternalError => Ok(()),
+            RunState::Paused
+            | RunState::GuestPanicked
+            | RunState::InternalError
+            | RunState::Watchdog => Ok(()),
             state => Err(WrongState(state)),
         }
     }
@@ -226,8 +289,13 @@ impl Vm {
     pub fn cont(&self) -> Result<(), WrongState> {
         let _turn = lock(&self.transition);
         match self.state() {
-            RunState::Paused => {
-                self.run(RunState::Paused);
+            state @ (RunState::Paused | RunState::Watchdog) => {
+                self.run(state);
+                Ok(())
+            }
+            // Its kernel may have plans, such as a crash dump.
+            RunState::GuestPanicked if !self.machine.lifecycle().lost.load(Ordering::SeqCst) => {
+                self.run(RunState::GuestPanicked);
                 Ok(())
             }
             RunState::Running => Ok(()),
@@ -244,6 +312,7 @@ impl Vm {
     fn halt(&self, to: RunState) {
         self.vcpu.set_running(false);
         self.vcpu.with(Vcpu::settle);
+        self.machine.watchdog().stop(Instant::now());
         if self.machine.lifecycle().change(RunState::Running, to) {
             self.machine.emit("STOP", json!({}));
         }
@@ -253,7 +322,12 @@ impl Vm {
     fn run(&self, from: RunState) {
         if self.machine.lifecycle().change(from, RunState::Running) {
             self.machine.emit("RESUME", json!({}));
-            self.vcpu.set_running(true);
+            self.machine.watchdog().start(Instant::now());
+            // It may be on, and a reset may have waited until now.
+            self.machine.lifecycle().notify();
+            if self.machine.lifecycle().reset_pending().is_none() {
+                self.vcpu.set_running(true);
+            }
         }
     }
 
@@ -294,6 +368,7 @@ impl Vm {
     pub fn serve(&self) -> nix::Result<Ending> {
         const RETRY_MIN: Duration = Duration::from_millis(2);
         const RETRY_MAX: Duration = Duration::from_millis(200);
+        const MS: Duration = Duration::from_millis(1);
         let lifecycle = self.machine.lifecycle();
         signal::want_early_notice().unwrap_or_else(|error| {
             tracing::warn!("no early notice of memory errors: {error}");
@@ -312,10 +387,18 @@ impl Vm {
             if let Some(ending) = *lock(&lifecycle.ending) {
                 return Ok(ending);
             }
+            if self.machine.watchdog().expire(Instant::now()) {
+                self.hung();
+                continue;
+            }
+            self.reset_if_asked();
             // Machine checks that wait are delivered when the vCPU next leaves the guest, which a
             // guest that computes never does by itself.
             let waiting = self.machine.poison().waiting() > 0;
-            let timeout = if waiting { Some(retry) } else { None };
+            let due = self.machine.watchdog().due();
+            // Rounded up: poll's milliseconds are whole ones.
+            let due = due.map(|due| due.saturating_duration_since(Instant::now()) + MS);
+            let timeout = due.into_iter().chain(waiting.then_some(retry)).min();
             retry = if waiting { (retry * 2).min(RETRY_MAX) } else { RETRY_MIN };
             if waiting && self.state() == RunState::Running {
                 self.vcpu.kick();
@@ -334,11 +417,40 @@ impl Vm {
             let _ = lifecycle.wake.read();
             if let Ok(Some(info)) = signals.read_signal() {
                 tracing::info!("ending on signal {}", info.ssi_signo);
-                let reason = json!({ "guest": false, "reason": "host-signal" });
+                let reason = json!({ "guest": false, "reason": Cause::HostSignal });
                 self.machine.emit("SHUTDOWN", reason);
                 lifecycle.end(Ending::Clean);
             }
         }
+    }
+
+    /// The guest let its watchdog starve.
+    fn hung(&self) {
+        let action = self.machine.actions().watchdog;
+        tracing::error!("the guest's watchdog went off: {action:?}");
+        self.machine.emit("WATCHDOG", json!({ "action": action }));
+        match action {
+            WatchdogAction::Reset => self.system_reset(Cause::GuestReset),
+            WatchdogAction::Poweroff => self.machine.lifecycle().end(Ending::GuestHung),
+            WatchdogAction::Pause => {
+                let _turn = lock(&self.transition);
+                self.halt(RunState::Watchdog);
+            }
+            WatchdogAction::InjectNmi => {
+                if let Err(error) = self.inject_nmi() {
+                    tracing::error!("the guest gets no interrupt: {error}");
+                }
+            }
+            WatchdogAction::Debug | WatchdogAction::None => {}
+        }
+    }
+
+    /// Raises a non-maskable interrupt in the guest.
+    ///
+    /// # Errors
+    /// KVM's refusal.
+    pub fn inject_nmi(&self) -> Result<(), kvm_ioctls::Error> {
+        self.vcpu.with(|vcpu| vcpu.inject_nmi()).unwrap_or(Ok(()))
     }
 
     /// Waits until the guest has read the machine checks told so far, as far as it does by `deadline`.

@@ -114,7 +114,9 @@ fn find(call: &Call) -> Result<Found, Failure> {
         Ok(state @ (RunState::Inmigrate | RunState::Postmigrate | RunState::Shutdown)) => {
             Ok(Found::Shell(state))
         }
-        Ok(state @ (RunState::GuestPanicked | RunState::InternalError)) => Ok(Found::Broken(state)),
+        Ok(state @ (RunState::GuestPanicked | RunState::InternalError | RunState::Watchdog)) => {
+            Ok(Found::Broken(state))
+        }
         // It may have ended between our two looks at it; that is not a failure.
         Err(_) if call.place.process().is_none() => Ok(Found::Nothing),
         Err(error) => Err(Failure::generic(Chain(&error))),

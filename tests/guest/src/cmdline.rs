@@ -23,8 +23,27 @@ pub struct Options {
     pub dirty_pages: u64,
     /// `touch=GPA`: an address read on every tick.
     pub touch: Option<Gpa>,
+    /// `pvpanic=EVENTS`: what the machine is told at tick `at`.
+    pub pvpanic: Option<u8>,
+    /// `watchdog=CODE`: the timeout of a watchdog that is fed with every tick before `at`.
+    pub watchdog: Option<u8>,
+    /// `disarm`: stops the watchdog at tick `at`, instead of starving it.
+    pub disarm: bool,
+    /// `reset` and `triple`: how the guest ends at tick `at`.
+    pub end: Option<End>,
+    /// `at=TICK`: when the above happens, 10 unless set.
+    pub at: u64,
     /// `virtio_mmio.device=SIZE@BASE:IRQ`, the last one given.
     pub virtio_mmio: Option<Gpa>,
+}
+
+/// Ways to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// The reset line.
+    Reset,
+    /// A triple fault.
+    TripleFault,
 }
 
 impl Options {
@@ -39,6 +58,11 @@ impl Options {
             work_pages: DEFAULT_WORK_PAGES,
             dirty_pages: 0,
             touch: None,
+            pvpanic: None,
+            watchdog: None,
+            disarm: false,
+            end: None,
+            at: 10,
             virtio_mmio: None,
         };
         for word in line.split_ascii_whitespace() {
@@ -50,6 +74,12 @@ impl Options {
                 "fill" => options.fill = true,
                 "work" => options.work_pages = number(value).unwrap_or(options.work_pages),
                 "dirty" => options.dirty_pages = number(value).unwrap_or(0),
+                "pvpanic" => options.pvpanic = byte(value),
+                "watchdog" => options.watchdog = byte(value),
+                "disarm" => options.disarm = true,
+                "reset" => options.end = Some(End::Reset),
+                "triple" => options.end = Some(End::TripleFault),
+                "at" => options.at = number(value).unwrap_or(options.at),
                 "touch" => options.touch = number(value).map(Gpa),
                 "virtio_mmio.device" => {
                     let base = value.split_once('@').map(|(_, rest)| rest.split(':').next());
@@ -69,6 +99,10 @@ fn number(text: &str) -> Option<u64> {
     }
 }
 
+fn byte(text: &str) -> Option<u8> {
+    u8::try_from(number(text)?).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,5 +118,9 @@ mod tests {
         assert_eq!(options.touch, Some(Gpa(0x10_0000)));
         assert_eq!(options.virtio_mmio, Some(Gpa(0xfeb0_0e00)));
         assert_eq!(Options::parse(""), Options::parse("work=x virtio_mmio.device=4K"));
+        let options = Options::parse("pvpanic=0x5 watchdog=14 at=99 triple");
+        assert_eq!((options.pvpanic, options.watchdog), (Some(5), Some(14)));
+        assert_eq!((options.at, options.end), (99, Some(End::TripleFault)));
+        assert_eq!(Options::parse("pvpanic=256").pvpanic, None);
     }
 }

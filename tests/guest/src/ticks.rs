@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use alloc::vec::Vec;
 
-use guest::cmdline::Options;
+use guest::cmdline::{End, Options};
 use guest::frames::{Frames, Owner, Region};
 use guest::mca::{BadMemory, BankRecord};
 use guest::page::{Gpa, PAGE_SIZE};
@@ -17,6 +17,7 @@ use crate::machine::guarded::Physical;
 use crate::machine::heap;
 use crate::machine::machine_check::{self, LOG};
 use crate::machine::paging::{self, Kind};
+use crate::machine::ports;
 use crate::machine::pvh::BootInfo;
 use crate::memory_device::{Absent, DEFAULT_BASE, MemoryDevice};
 use crate::say;
@@ -41,6 +42,9 @@ pub fn run(boot: &BootInfo, options: Options) -> ! {
         guest.region().block_size * guest.region().blocks as u64,
         guest.plugged()
     );
+    if options.pvpanic.is_some() {
+        say!("pvpanic events={:#x}", ports::panic_events());
+    }
     loop {
         let tick = TICKS.load(Ordering::Relaxed) + 1;
         TICKS.store(tick, Ordering::Relaxed);
@@ -123,6 +127,26 @@ impl Guest {
         self.follow(tick);
         self.heed_machine_checks();
         self.report(tick);
+        self.misbehave(tick);
+    }
+
+    /// Feeds the watchdog, and does at the tick named by `at=` what other kernels do by mistake.
+    fn misbehave(&self, tick: u64) {
+        let due = tick == self.options.at;
+        if let Some(code) = self.options.watchdog.filter(|_| tick < self.options.at) {
+            ports::feed(code);
+        }
+        if due && self.options.disarm {
+            ports::chain_up();
+        }
+        if let Some(events) = self.options.pvpanic.filter(|_| due) {
+            ports::tell_panic(events);
+        }
+        match self.options.end.filter(|_| due) {
+            Some(End::Reset) => ports::reset(),
+            Some(End::TripleFault) => ports::triple_fault(),
+            None => {}
+        }
     }
 
     /// Prints what the handler and the poll found, and retires the memory that it names.

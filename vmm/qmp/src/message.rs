@@ -119,6 +119,8 @@ pub enum RunState {
     InternalError,
     /// The guest shut down.
     Shutdown,
+    /// The guest hung, and its watchdog stopped it.
+    Watchdog,
 }
 
 pub(crate) fn response(result: Result<Value, CommandError>, id: Option<Value>) -> Value {

@@ -225,7 +225,9 @@ fn evict(vm: &Vm, request: Request, deadline: Instant) -> Decision {
             }
             lowered = Some(size);
         }
-        let stopped = transport.device().is_frozen() || vm.state() != RunState::Running;
+        let resetting = machine.lifecycle().reset_pending().is_some();
+        let frozen = transport.device().is_frozen();
+        let stopped = frozen || resetting || vm.state() != RunState::Running;
         if stopped || Instant::now() >= deadline {
             break;
         }
@@ -245,6 +247,9 @@ fn evict(vm: &Vm, request: Request, deadline: Instant) -> Decision {
     drop(transport);
     if !unplugged && frozen {
         return refused(MIGRATING);
+    }
+    if !unplugged && machine.lifecycle().reset_pending().is_some() {
+        return refused("the guest resets");
     }
     if !unplugged {
         let unread = if told { "" } else { ", nor read the machine check" };

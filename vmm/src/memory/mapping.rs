@@ -256,6 +256,11 @@ impl GuestRam {
         Ok(())
     }
 
+    /// [`Self::discard`] from one page up to another; nothing if there is nothing between them.
+    pub(crate) fn discard_run(&self, from: Gpa, to: Gpa) -> Result<(), MappingError> {
+        if from < to { self.discard(from, to.0 - from.0) } else { Ok(()) }
+    }
+
     fn punch(&self, region: &Region, gpa: Gpa, len: u64) -> Result<(), MappingError> {
         if len == 0 {
             return Ok(());
@@ -290,6 +295,24 @@ impl GuestRam {
         // Whoever reads the memfd and not the mapping for a migration has seen the old frame.
         self.mark_dirty(gpa, PAGE_SIZE);
         Ok(Replaced { before, after })
+    }
+
+    /// Gives the page of `gpa` a fresh frame, full of zeroes, whatever became of its own, which stays
+    /// out of everybody's reach like that of a page that was replaced. Only for a guest that starts
+    /// anew.
+    ///
+    /// # Errors
+    /// [`ReplaceError`]; the page is then as it was.
+    pub(crate) fn renew(&self, gpa: Gpa) -> Result<(), ReplaceError> {
+        let gpa = gpa.page();
+        let (region, offset) = self.locate_pages(gpa, PAGE_SIZE)?;
+        let mut spares = lock(&self.spares);
+        let (file, spare) = spares.fill(&[0; bytes(PAGE_SIZE)])?;
+        region.cover(offset, file, spare).map_err(kernel("mapping another frame at", gpa))?;
+        spares.took(gpa, spare);
+        drop(spares);
+        self.mark_dirty(gpa, PAGE_SIZE);
+        Ok(())
     }
 
     /// The host frame behind the page of `gpa`; `None` where it is not present, or where this

@@ -94,6 +94,18 @@ impl PoisonList {
         self.pages.get(&gpa.page())
     }
 
+    /// The page has a healthy frame again: nothing is wrong with it any more.
+    pub fn repaired(&mut self, gpa: Gpa) {
+        self.pages.remove(&gpa.page());
+    }
+
+    /// A guest that starts anew was told of nothing.
+    pub fn forget_told(&mut self) {
+        for page in self.pages.values_mut() {
+            (page.told, page.touched) = (false, false);
+        }
+    }
+
     fn first(&mut self, gpa: Gpa, flag: impl Fn(&mut Page) -> &mut bool) -> bool {
         self.pages.get_mut(&gpa.page()).is_some_and(|page| !std::mem::replace(flag(page), true))
     }

@@ -1,5 +1,7 @@
 //! The machine as migrations see it: what it answers, and its state as bytes.
 
+use std::time::Instant;
+
 use kvm_bindings::{CpuId, kvm_clock_data, kvm_cpuid_entry2};
 use ras_core::Gpa;
 use ras_qmp::RunState;
@@ -7,17 +9,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Vm, WrongState};
-use crate::devices::legacy::serial;
+use crate::devices::legacy::{serial, watchdog};
 use crate::devices::virtio::{mem, mmio};
 use crate::kvm::state::{IrqchipState, VcpuState};
 use crate::kvm::{cpuid, slots};
 use crate::lock;
+use crate::machine::Cause;
 use crate::memory::mapping::{DirtyBitmap, GuestRam, RegionKind};
 use crate::migrate::{Destination, Source, VmResult};
 use crate::poison::{Page, vmce};
 
 /// Version of [`Saved`]. Raised whenever an older destination would misread it.
-const VERSION: u32 = 1;
+/// Version 2 has the watchdog's timer, and a reset that waits for the end of the migration.
+const VERSION: u32 = 2;
 
 /// The state of everything but memory. Written as JSON: it is small beside the memory, and what it
 /// says can be read by people.
@@ -32,6 +36,9 @@ struct Saved {
     irqchip: Option<IrqchipState>,
     clock: Option<kvm_clock_data>,
     serial: serial::Registers,
+    watchdog: watchdog::Saved,
+    /// The guest is to start again.
+    reset: Option<Cause>,
     virtio_mem: Option<(mmio::Registers, mem::device::Saved)>,
     poison: Vec<Page>,
     machine_checks: vmce::Queue,
@@ -129,6 +136,8 @@ impl Source for Vm {
             irqchip: if machine.has_irqchip() { IrqchipState::save(machine.vm()) } else { None },
             clock: machine.vm().get_clock().ok(),
             serial: machine.serial().registers(),
+            watchdog: machine.watchdog().save(Instant::now()),
+            reset: machine.lifecycle().reset_pending(),
             virtio_mem: machine
                 .virtio_mem()
                 .map(|transport| (transport.registers(), transport.device().save())),
@@ -176,6 +185,10 @@ impl Destination for Vm {
             _ => return Err(Misfit::VirtioMem.into()),
         }
         machine.serial().restore(saved.serial);
+        machine.watchdog().restore(saved.watchdog);
+        if let Some(cause) = saved.reset {
+            machine.request_reset(cause);
+        }
         // Frames were the source's, and so were the pages it held: here their blocks are healthy.
         let lost = saved.poison.into_iter().filter(|page| page.lost && !page.held);
         machine.poison().list().restore(lost.map(|page| Page { pfn: None, ..page }).collect());

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use ras_qmp::Events;
 use rasvmm::builder;
-use rasvmm::config::{Config, SerialTarget, Start, VirtioMemSize};
+use rasvmm::config::{Config, Kernel, SerialTarget, Start, VirtioMemSize};
+use rasvmm::policy::{Actions, RebootAction};
 use rasvmm::vm::Vm;
 
 /// Why there is no KVM here, if so.
@@ -22,11 +23,13 @@ pub(crate) fn machine(code: &[u8]) -> Arc<Vm> {
     file.write_all(&kernel(code)).expect("a kernel");
     let config = Config {
         name: "test".to_owned(),
-        start: Start::Kernel { path: file.path().to_owned(), cmdline: String::new() },
+        start: Start::Kernel(Kernel { path: file.path().to_owned(), cmdline: String::new() }),
         memory: 4 << 20,
         virtio_mem: Some(VirtioMemSize { region: 4 << 20, requested: 0 }),
         qmp: PathBuf::new(),
         serial: SerialTarget::Null,
+        // The file is gone by then.
+        actions: Actions { reboot: RebootAction::Shutdown, ..Actions::default() },
         allow_fault_injection: true,
     };
     Arc::new(builder::build(&config, Events::default()).expect("a machine"))

@@ -7,6 +7,7 @@ pub mod heap;
 pub mod machine_check;
 pub mod mmio;
 pub mod paging;
+pub mod ports;
 pub mod pvh;
 mod traps;
 

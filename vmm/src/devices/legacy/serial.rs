@@ -129,6 +129,11 @@ impl Serial {
         self.registers
     }
 
+    /// Goes back to the state of a fresh one. Where it prints to stays.
+    pub fn reset(&mut self) {
+        self.registers = Registers::default();
+    }
+
     /// Takes over the state of a migrated UART.
     pub fn restore(&mut self, registers: Registers) {
         self.registers = registers;

@@ -204,10 +204,15 @@ impl<D: Device> MmioTransport<D> {
         self.device.features() | F_VERSION_1
     }
 
+    /// Forgets its driver, as the driver can ask it to, and as a reset of the machine does.
+    pub fn reset(&mut self) {
+        let config_generation = self.registers.config_generation;
+        self.registers = Registers { config_generation, ..Registers::default() };
+    }
+
     fn set_status(&mut self, value: u32) {
         if value == 0 {
-            let config_generation = self.registers.config_generation;
-            self.registers = Registers { config_generation, ..Registers::default() };
+            self.reset();
             return;
         }
         let driver = self.registers.driver_features;

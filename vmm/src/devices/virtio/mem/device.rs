@@ -151,11 +151,7 @@ impl VirtioMem {
                 self.numbers(range).map_or(Response::Error, |n| self.unplug(n))
             }
             Request::UnplugAll => {
-                for (gpa, len) in self.saved.blocks.plugged() {
-                    self.backing.release(gpa, len);
-                }
-                let all = 0..self.saved.blocks.size() / BLOCK_SIZE;
-                self.saved.blocks.set(all, false);
+                self.unplug_all();
                 Response::Ack
             }
             Request::State(range) => self
@@ -163,6 +159,15 @@ impl VirtioMem {
                 .map_or(Response::Error, |numbers| Response::State(self.state(numbers))),
             Request::Unknown(_) => Response::Error,
         }
+    }
+
+    /// Takes all blocks from the guest, as a reset of the machine does.
+    pub fn unplug_all(&mut self) {
+        for (gpa, len) in self.saved.blocks.plugged() {
+            self.backing.release(gpa, len);
+        }
+        let all = 0..self.saved.blocks.size() / BLOCK_SIZE;
+        self.saved.blocks.set(all, false);
     }
 
     fn plug(&mut self, numbers: Range<u64>) -> Response {
