@@ -15,7 +15,7 @@ use crate::devices::legacy::Serial;
 use crate::devices::legacy::serial::Output;
 use crate::devices::virtio::VirtioMem;
 use crate::devices::virtio::mem::device::SizeError;
-use crate::kvm::state::{IrqchipState, StateError};
+use crate::kvm::state::{IrqchipState, StateError, VcpuState};
 use crate::kvm::{cpuid, mce, slots, state};
 use crate::machine::{Machine, Parts};
 use crate::memory::layout;
@@ -67,8 +67,8 @@ pub enum BuildError {
     /// The memory device is impossible.
     #[error("the memory device")]
     VirtioMem(#[from] SizeError),
-    /// The state for a reset can't be read.
-    #[error("keeping the machine's first state for a reset")]
+    /// The state of a fresh machine can't be read.
+    #[error("reading the state of a fresh machine")]
     State(#[from] StateError),
     /// The kernel can't be started.
     #[error("starting the guest")]
@@ -126,19 +126,26 @@ pub fn build(config: &Config, events: Events) -> Result<Vm, BuildError> {
     let serial = Serial::new(open_serial(&config.serial)?);
     let machine = Arc::new(Machine::new(parts, virtio_mem, serial, poison, lifecycle));
     let vcpu = Vcpu::new(fd, Arc::clone(&machine), cpuid);
-    let power_on = match config.start.kernel() {
-        Some(kernel) => Some(PowerOn {
-            vcpu: Arc::new(vcpu.save()?),
-            irqchip: if irqchip { IrqchipState::save(machine.vm()) } else { None },
-            kernel: kernel.clone(),
-        }),
-        None => None,
-    };
+    let power_on =
+        config.start.kernel().map(|kernel| PowerOn { kvm: kvm_fd, kernel: kernel.clone() });
     if let Some(entry) = entry {
         vcpu.set_boot_registers(entry).map_err(kvm("setting the boot registers"))?;
     }
     let vcpu = vcpu.start().map_err(io("starting the vCPU's thread"))?;
     Ok(Vm::new(machine, vcpu, power_on))
+}
+
+/// What KVM makes a vCPU and interrupt controllers to be: read from another machine that never runs,
+/// because reading it at every start would cost every start a millisecond.
+pub(crate) fn first_state(
+    kvm_fd: &Kvm,
+    msr_indices: &[u32],
+) -> Result<(VcpuState, Option<IrqchipState>), BuildError> {
+    let vm = kvm_fd.create_vm().map_err(kvm("creating a virtual machine"))?;
+    let irqchip = equip(&vm);
+    let (vcpu, _) = create_vcpu(kvm_fd, &vm)?;
+    let state = VcpuState::save(&vcpu, msr_indices)?;
+    Ok((state, if irqchip { IrqchipState::save(&vm) } else { None }))
 }
 
 fn open_kvm() -> Result<Kvm, BuildError> {

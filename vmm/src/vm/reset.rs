@@ -12,26 +12,24 @@
 //! A guest that resets while it migrates stands still, travels, and resets where it arrives: its blocks
 //! must not change hands on the way.
 
-use std::sync::Arc;
-
+use kvm_ioctls::Kvm;
 use ras_qmp::RunState;
 use serde_json::json;
 
 use super::{Ending, Vm};
 use crate::boot::{self, BootError};
+use crate::builder::{BuildError, first_state};
 use crate::config::Kernel;
-use crate::kvm::state::{IrqchipState, StateError, VcpuState};
+use crate::kvm::state::StateError;
 use crate::lock;
 use crate::machine::{Cause, Machine};
 use crate::memory::mapping::{MappingError, RegionKind};
 use crate::migrate::chain;
 
-/// What a machine was when it was switched on.
+/// What it takes to switch a machine on once more.
 pub struct PowerOn {
-    /// The vCPU as KVM made it.
-    pub vcpu: Arc<VcpuState>,
-    /// The interrupt controllers as KVM made them.
-    pub irqchip: Option<IrqchipState>,
+    /// Makes a fresh one to compare with.
+    pub kvm: Kvm,
     /// What is started.
     pub kernel: Kernel,
 }
@@ -49,6 +47,8 @@ enum ResetError {
     Memory(#[from] MappingError),
     #[error("its kernel")]
     Boot(#[from] BootError),
+    #[error("the state of a fresh machine")]
+    Fresh(#[from] BuildError),
     #[error("its processor and interrupt controllers")]
     State(#[from] StateError),
     #[error("its registers")]
@@ -107,6 +107,7 @@ impl Vm {
     fn start_again(&self) -> Result<(), ResetError> {
         let power_on = self.power_on.as_ref().ok_or(ResetError::NoVcpu)?;
         let machine = &self.machine;
+        let (state, irqchip) = first_state(&power_on.kvm, machine.msr_indices())?;
         self.vcpu.with(crate::vcpu::Vcpu::settle).ok_or(ResetError::NoVcpu)?;
         machine.reset_devices();
         machine.poison().restore_queue(Default::default());
@@ -114,10 +115,9 @@ impl Vm {
         clear(machine)?;
         let Kernel { path, cmdline } = &power_on.kernel;
         let entry = boot::load(machine.ram(), path, cmdline)?;
-        if let Some(irqchip) = &power_on.irqchip {
+        if let Some(irqchip) = &irqchip {
             irqchip.load(machine.vm())?;
         }
-        let state = Arc::clone(&power_on.vcpu);
         let restarted = self.vcpu.with(move |vcpu| -> Result<(), ResetError> {
             vcpu.restart(&state)?;
             Ok(vcpu.set_boot_registers(entry)?)
