@@ -3,8 +3,13 @@
 
 #![no_main]
 
+mod input;
+mod migration;
+mod qmp;
+mod start;
 mod store;
 mod targets;
+mod virtio;
 
 use std::sync::LazyLock;
 

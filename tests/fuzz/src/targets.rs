@@ -10,7 +10,7 @@ use ras_core::{CpuVendor, ErrorRecord, McaRegisters};
 use rasctl::input::Input;
 use rasctl::read::{Damage, Found, Options, Sink};
 
-use crate::store;
+use crate::{migration, qmp, start, store, virtio};
 
 /// Feeds one input to one parser.
 pub(crate) type Target = fn(&[u8]);
@@ -40,6 +40,14 @@ const TARGETS: &[(&str, Target)] = &[
     ("store_image", store::store_image),
     ("store_part", store::store_part),
     ("fmpm_record", store::fmpm_record),
+    ("virtio_mem", virtio::virtio_mem),
+    ("serial_line", virtio::serial_line),
+    ("qmp_requests", qmp::requests),
+    ("qmp_answers", qmp::answers),
+    ("vmm_config", start::config),
+    ("kernel_image", start::kernel_image),
+    ("migration", migration::stream),
+    ("migrated_state", migration::state),
 ];
 
 /// The target called `name`.

@@ -1,7 +1,9 @@
-//! `cargo xtask fuzz`: libFuzzer on every parser, with the stable toolchain.
+//! `cargo xtask fuzz`: libFuzzer on every parser, and on whatever guests, clients and peers send to
+//! `rasvmm`, with the stable toolchain.
 //!
 //! Coverage instrumentation is LLVM's and needs no unstable flag; an address sanitizer would, and
-//! would find nothing, since the parsers forbid unsafe code.
+//! would find nothing: the parsers forbid unsafe code, and the monitor reaches guest memory by system
+//! calls alone.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -140,6 +142,14 @@ impl Running {
         for (kind, inputs) in seeds {
             for (index, input) in inputs.iter().enumerate() {
                 fs::write(corpus.join(format!("golden-{kind}-{index}")), input)?;
+            }
+        }
+        let own = workspace_root().join("tests/fuzz/seeds").join(name);
+        if own.is_dir() {
+            for file in fs::read_dir(&own)? {
+                let file = file?;
+                let copy = format!("seed-{}", file.file_name().to_string_lossy());
+                fs::copy(file.path(), corpus.join(copy))?;
             }
         }
         let log = work.join(format!("{name}.log"));

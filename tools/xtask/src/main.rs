@@ -89,7 +89,7 @@ enum Task {
         #[arg(long, default_value_t = 1_000_000)]
         points: usize,
     },
-    /// libFuzzer on every parser. Findings and what was learned stay below the target directory.
+    /// libFuzzer on every parser, and every way into `rasvmm`. Findings and what was learned stay below the target directory.
     Fuzz {
         /// Which targets (the names in tests/fuzz/src/targets.rs); all of them by default.
         names: Vec<String>,

@@ -82,7 +82,7 @@ fn endless_state_is_cut_off() {
     );
 }
 
-/// Found by the fuzzer: a list that repeats itself kept the destination busy for a minute and more.
+/// Found by the fuzzer: a list that repeats itself kept the destination busy for tens of seconds.
 #[test]
 fn the_same_page_is_not_lost_over_and_over() {
     let runs = vec![Run { gpa: Gpa(0), pages: 16 }; (1 << 16) / 16 + 1];
