@@ -496,7 +496,10 @@ fn it_takes_root() {
     let before = machine.tree();
     // A copy where nobody may read it.
     let program = machine.root.path().with_extension("rasctl");
-    fs::copy(ras_lab::artifacts::program("rasctl").unwrap(), &program).unwrap();
+    // By another process: a child that a test beside this one forks would hold our copy open for
+    // writing, and a program that somebody writes can't be started.
+    let ours = ras_lab::artifacts::program("rasctl").unwrap();
+    assert!(Command::new("cp").arg(ours).arg(&program).status().unwrap().success());
     let run = |verb: &str| {
         let mut command = Command::new(&program);
         command.args(["boot", verb, "--root"]).arg(machine.root.path()).uid(65534).gid(65534);
@@ -618,6 +621,82 @@ fn grub_takes_pages_away_itself() {
     machine.rasctl(&["install"]).expect(1, "does not read /etc/default/grub.d");
     fs::remove_file(machine.at("usr/sbin/grub-mkconfig")).unwrap();
     machine.rasctl(&["install"]).expect(1, "there is no GRUB here");
+}
+
+/// 200 pages spread evenly over 1 GiB, and a boot loader that can't put a kernel anywhere.
+#[test]
+fn grub_leaves_room_for_a_kernel() {
+    let machine = Machine::with_bios();
+    let map = |number: u32, start: u64, end: u64, kind: &str| {
+        let text = |name: &str, text: String| {
+            machine.put(&format!("sys/firmware/memmap/{number}/{name}"), text.as_bytes());
+        };
+        text("start", format!("{start:#x}\n"));
+        text("end", format!("{:#x}\n", end - 1));
+        text("type", format!("{kind}\n"));
+    };
+    map(0, 0, 0x9_fc00, "System RAM");
+    map(1, 0xf_0000, 0x10_0000, "Reserved");
+    map(2, 0x10_0000, 0x4000_0000, "System RAM");
+    let mut pages: Vec<RetiredPage> = (0..200)
+        .map(|number| page(0x1000 + 1200 * number, RetireReason::CorrectedThreshold))
+        .collect();
+    for page in &mut pages[..40] {
+        page.reason = RetireReason::Uncorrected;
+    }
+    machine.retire(&pages);
+    let cut = || -> Vec<[u64; 2]> {
+        let text = String::from_utf8(machine.get(SCRIPT).unwrap()).unwrap();
+        let number = |word: &str| u64::from_str_radix(&word[2..], 16).unwrap();
+        let lines = text.lines().filter_map(|line| line.strip_prefix("cutmem "));
+        lines.filter_map(|line| line.split_once(' ')).map(|(a, b)| [a, b].map(number)).collect()
+    };
+    let in_one_piece = |cut: &[[u64; 2]]| {
+        let edges = [[0, 0x10_0000]].into_iter().chain(cut.iter().copied());
+        let edges: Vec<[u64; 2]> = edges.chain([[0x4000_0000, 0]]).collect();
+        edges.windows(2).map(|pair| pair[1][0] - pair[0][1]).max().unwrap()
+    };
+    machine.rasctl(&["install", "--method", "grub"]).expect(0, "pages are beyond the limits");
+    let first = cut();
+    assert!(in_one_piece(&first) >= 0x3ff0_0000 / 4, "{:#x}", in_one_piece(&first));
+    assert!((140..180).contains(&first.len()), "{}", first.len());
+    assert_eq!(
+        first[..40],
+        pages[..40]
+            .iter()
+            .map(|page| {
+                let start = page.pfn.addr().0;
+                [start, start + 4096]
+            })
+            .collect::<Vec<_>>(),
+        "the worst are taken"
+    );
+
+    // Booted with these, the machine has less memory (holes by a BIOS, unusable by UEFI); the plan is the same.
+    for holes in [true, false] {
+        let mut at = 0x10_0000;
+        for (number, [start, end]) in (10..).step_by(2).zip(&first) {
+            map(number, at, *start, "System RAM");
+            if !holes {
+                map(number + 1, *start, *end, "Unusable memory");
+            }
+            at = *end;
+        }
+        map(2, at, 0x4000_0000, "System RAM");
+        machine.rasctl(&["refresh"]).expect(0, "nothing was changed");
+    }
+
+    // What somebody else found unusable is no room. Without a map, nobody knows.
+    machine.rasctl(&["remove"]).expect(0, "");
+    fs::remove_dir_all(machine.at("sys/firmware/memmap")).unwrap();
+    map(0, 0x10_0000, 0x800_0000, "System RAM");
+    map(1, 0x800_0000, 0x800_1000, "Unusable memory");
+    map(2, 0x800_1000, 0x1000_0000, "System RAM");
+    machine.rasctl(&["install", "--method", "grub"]).expect(0, "");
+    assert!(in_one_piece(&cut()) < 0x3ff0_0000 / 4, "a quarter of the larger half");
+    fs::remove_dir_all(machine.at("sys/firmware/memmap")).unwrap();
+    machine.rasctl(&["refresh"]).expect(0, "");
+    assert_eq!(cut().len(), 200);
 }
 
 #[test]

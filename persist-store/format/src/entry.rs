@@ -11,6 +11,9 @@ use ras_core::{
     RetireState, RetiredPage, Severity, Timestamp,
 };
 
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
 use crate::State;
 use crate::origin::{self, Origin};
 use crate::wire::{Reader, Texts, Writer};
@@ -385,15 +388,33 @@ fn decode_entry(kind: u16, reader: &mut Reader<'_>, texts: &mut Texts) -> Option
     })
 }
 
+/// How a page begins.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawPage {
+    pfn: U64,
+    since: U64,
+    updated: U64,
+    attempts: U32,
+    reason: u8,
+    state: u8,
+    severity: u8,
+    source: u8,
+}
+const _: () = assert!(size_of::<RawPage>() == 32);
+
 fn encode_page(payload: &mut Writer, page: &RetiredPage) -> Result<(), EncodeError> {
-    payload.u64(page.pfn.0);
-    payload.u64(page.since.0);
-    payload.u64(page.updated.0);
-    payload.u32(page.attempts);
-    payload.u8(code(REASONS, page.reason, "reason", page.reason.name())?);
-    payload.u8(code(STATES, page.state, "state", page.state.name())?);
-    payload.u8(code(SEVERITIES, page.severity, "severity", page.severity.name())?);
-    payload.u8(code(SOURCES, page.source, "source", page.source.name())?);
+    let raw = RawPage {
+        pfn: page.pfn.0.into(),
+        since: page.since.0.into(),
+        updated: page.updated.0.into(),
+        attempts: page.attempts.into(),
+        reason: code(REASONS, page.reason, "reason", page.reason.name())?,
+        state: code(STATES, page.state, "state", page.state.name())?,
+        severity: code(SEVERITIES, page.severity, "severity", page.severity.name())?,
+        source: code(SOURCES, page.source, "source", page.source.name())?,
+    };
+    payload.0.extend(raw.as_bytes());
     encode_location(payload, &page.location);
     payload.text(&page.diagnosis, LINE_MAX);
     payload.text(&page.outcome, LINE_MAX);
@@ -401,15 +422,16 @@ fn encode_page(payload: &mut Writer, page: &RetiredPage) -> Result<(), EncodeErr
 }
 
 fn decode_page(reader: &mut Reader<'_>, texts: &mut Texts) -> Option<RetiredPage> {
+    let raw = RawPage::ref_from_bytes(reader.bytes(size_of::<RawPage>())?).ok()?;
     Some(RetiredPage {
-        pfn: Pfn(reader.u64()?),
-        since: Timestamp(reader.u64()?),
-        updated: Timestamp(reader.u64()?),
-        attempts: reader.u32()?,
-        reason: meaning(REASONS, reader.u8()?)?,
-        state: meaning(STATES, reader.u8()?)?,
-        severity: meaning(SEVERITIES, reader.u8()?)?,
-        source: meaning(SOURCES, reader.u8()?)?,
+        pfn: Pfn(raw.pfn.get()),
+        since: Timestamp(raw.since.get()),
+        updated: Timestamp(raw.updated.get()),
+        attempts: raw.attempts.get(),
+        reason: meaning(REASONS, raw.reason)?,
+        state: meaning(STATES, raw.state)?,
+        severity: meaning(SEVERITIES, raw.severity)?,
+        source: meaning(SOURCES, raw.source)?,
         location: decode_location(reader, texts)?,
         // The origin's.
         dimm: None,
@@ -458,10 +480,11 @@ fn decode_location(reader: &mut Reader<'_>, texts: &mut Texts) -> Option<Locatio
         return None;
     }
     let mut numbers = [None; LOCATION_NUMBERS];
-    for (bit, number) in numbers.iter_mut().enumerate() {
-        if present & (1 << bit) != 0 {
-            *number = Some(reader.u32()?);
-        }
+    let mut left = present & (LOCATION_FRU - 1);
+    for bytes in reader.bytes(4 * left.count_ones() as usize)?.chunks_exact(4) {
+        let number = numbers.get_mut(left.trailing_zeros() as usize)?;
+        *number = bytes.try_into().ok().map(u32::from_le_bytes);
+        left &= left - 1;
     }
     let [
         cpu,

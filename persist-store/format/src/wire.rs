@@ -137,8 +137,10 @@ impl Texts {
 
     /// By length and end: labels and diagnoses begin alike.
     fn place(bytes: &[u8]) -> usize {
-        let last = bytes.iter().rev().take(8);
-        let end = last.fold(0, |end: u64, byte| end << 8 | u64::from(*byte));
+        let end = match bytes.last_chunk() {
+            Some(end) => u64::from_le_bytes(*end),
+            None => bytes.iter().fold(0, |end, byte| end << 8 | u64::from(*byte)),
+        };
         let mixed = (end ^ bytes.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         usize::from(mixed.to_be_bytes()[0])
     }

@@ -11,7 +11,7 @@ use ras_store_format::exclusion::{
     BadRange, Badness, Clock, CopyState, DETAILS_MAX, Detail, ENTRIES_MAX, ENTRY_PAGES_MAX,
     FILLER_PAGES_MAX, Fate, GAP_PAGES_MAX, HEADER_SIZE, LIST_SIZE_MAX, LeftOver, Limits, List,
     ListDamage, OUTCOME_SIZE_MAX, Outcome, OutcomeDamage, Plan, Times, choose, flatten, place,
-    plan, union,
+    plan, plan_with_room, total, union,
 };
 
 fn range(start: u64, count: u64, badness: Badness) -> BadRange {
@@ -425,6 +425,46 @@ proptest! {
             ..small_outcome()
         };
         prop_assert_eq!(Outcome::decode(&outcome.encode()), Ok(outcome));
+    }
+
+    /// Whatever is listed: a kernel finds room where there is any, and every page is accounted for.
+    #[test]
+    fn there_is_always_room(
+        listed in proptest::collection::vec((0..0x8000_u64, 1..40_u64, any::<u8>()), 0..300),
+        pieces in proptest::collection::vec((1..200_u64, 1..4000_u64), 0..6),
+    ) {
+        let listed: Vec<_> =
+            listed.into_iter().map(|(at, count, bad)| range(at, count, Badness(bad))).collect();
+        let mut at = 0;
+        let free: Vec<PfnRange> = pieces
+            .into_iter()
+            .map(|(gap, count)| {
+                let start = Pfn(at + gap);
+                at = start.0 + count;
+                PfnRange { start, count }
+            })
+            .collect();
+        let made = plan_with_room(&listed, Limits::default(), &free);
+        let taken: Vec<PfnRange> = made.ranges.iter().map(|range| range.pages).collect();
+        let all: BTreeSet<u64> = union(&listed).iter().flat_map(|run| run.iter()).map(|p| p.0).collect();
+        let planned: BTreeSet<u64> = taken.iter().flat_map(|run| run.iter()).map(|p| p.0).collect();
+        let left: BTreeSet<u64> = made.left_over.iter().flat_map(|run| run.iter()).map(|p| p.0).collect();
+        prop_assert_eq!(&all - &planned, left);
+        prop_assert_eq!(made.bad_pages + total(&made.left_over), all.len() as u64);
+        prop_assert_eq!(made.bad_pages + made.filler_pages, planned.len() as u64);
+        let longest = |region: &PfnRange| {
+            let (mut longest, mut run) = (0, 0);
+            for pfn in region.iter() {
+                run = if planned.contains(&pfn.0) { 0 } else { run + 1 };
+                longest = longest.max(run);
+            }
+            longest
+        };
+        if let Some(largest) = free.iter().map(|region| region.count).max() {
+            prop_assert!(free.iter().map(longest).max() >= Some((largest / 4).max(1)));
+        } else {
+            prop_assert_eq!(made, plan(&listed, Limits::default()));
+        }
     }
 
     #[test]

@@ -15,7 +15,6 @@
 extern crate alloc;
 
 mod map;
-mod room;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -28,11 +27,10 @@ use core::cmp::Reverse;
 use ras_core::{Pfn, PfnRange};
 use ras_store_format::exclusion::{
     BadRange, Clock, CopyState, DETAILS_MAX, Detail, ENTRY_PAGES_MAX, Fate, LeftOver, Limits, List,
-    ListDamage, Outcome, Times, choose, flatten, plan, total, union,
+    ListDamage, Outcome, Times, choose, flatten, plan, plan_with_room, total, union,
 };
 
 pub use map::{Kind, Map, Region};
-pub use room::ROOM_PAGES;
 pub use summary::Summary;
 
 /// Time for everything, in microseconds. What is not done by then is left to the running kernel. Some 10 ms are
@@ -149,23 +147,8 @@ fn exclude(firmware: &mut impl Firmware, list: &List, outcome: &mut Outcome) {
         }
     }
 
-    let mut excluding = plan(&free, limits);
-    let mut left_over = excluding.left_over();
-    if let Some(room) = room::to_keep(&map, &excluding.ranges) {
-        let kept = Map::new(vec![Region { pages: room, kind: Kind::Free }]);
-        let split = kept.pieces(&free);
-        let pick = |inside: bool| {
-            let picked = split.iter().filter(|(_, kind)| kind.is_some() == inside);
-            picked.map(|(piece, _)| *piece).collect::<Vec<BadRange>>()
-        };
-        let spared = union(&pick(true));
-        free = pick(false);
-        excluding = plan(&free, limits);
-        left_over = excluding.left_over();
-        left_over.pages = left_over.pages.saturating_add(total(&spared));
-        let more = u32::try_from(spared.len()).unwrap_or(u32::MAX);
-        left_over.ranges = left_over.ranges.saturating_add(more);
-    }
+    let excluding = plan_with_room(&free, limits, &map.free().collect::<Vec<_>>());
+    let left_over = excluding.left_over();
     outcome.left_over = LeftOver {
         ranges: list.left_over.ranges.saturating_add(left_over.ranges),
         pages: list.left_over.pages.saturating_add(left_over.pages),

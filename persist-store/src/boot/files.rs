@@ -42,9 +42,13 @@ impl Medium for Files {
         let fresh = self.dir.join(format!("{name}.new"));
         let written = fs::File::create(&fresh).and_then(|mut file| {
             file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&fresh, self.dir.join(name))?;
+            // FAT keeps a file's size and place beside its name, and Linux writes a new name without them at
+            // first: until they are written as well, a power loss leaves an empty file.
             file.sync_all()
         });
-        if let Err(error) = written.and_then(|()| fs::rename(&fresh, self.dir.join(name))) {
+        if let Err(error) = written {
             // The room it took may be what is missing.
             let _ = fs::remove_file(&fresh);
             return Err(error);

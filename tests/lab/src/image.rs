@@ -20,8 +20,21 @@ const PACKAGES: [(&str, &str); 3] =
 /// no modprobe to bring it.
 pub(crate) const DISK_MODULES: [&str; 3] = ["crc32c_generic", "ext4", "virtio_blk"];
 
-const DIRECTORIES: [&str; 10] =
-    ["bin", "etc", "lib", "lib/modules", "proc", "run", "sys", "tmp", "var", "var/lib"];
+const DIRECTORIES: [&str; 13] = [
+    "bin",
+    "etc",
+    "lib",
+    "lib/modules",
+    "proc",
+    "run",
+    "sys",
+    "tmp",
+    "usr",
+    "usr/lib",
+    "usr/lib/rampart",
+    "var",
+    "var/lib",
+];
 
 /// Whether machines can be made and run here: what is missing, in one line.
 pub(crate) fn requirements() -> Result<(), String> {

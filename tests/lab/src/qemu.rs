@@ -31,6 +31,8 @@ pub struct Hardware {
     /// Image files that become the disks `/dev/vda`, `/dev/vdb` and so on. Each has a cache that only a
     /// flush empties, as far as the kernel in the machine can tell.
     pub disks: Vec<PathBuf>,
+    /// Boot from the first disk, instead of the kernel directly.
+    pub boots_disk: bool,
     /// UEFI firmware instead of the BIOS.
     pub uefi: Option<Uefi>,
     /// Where the sockets and the console's log go. The path must be short: a socket's name has at
@@ -38,17 +40,16 @@ pub struct Hardware {
     pub dir: PathBuf,
 }
 
-/// UEFI firmware, and the file system it finds programs in.
+/// UEFI firmware, and a file system it finds programs in.
 #[derive(Clone, Debug)]
 pub struct Uefi {
     /// The firmware's program.
     pub code: PathBuf,
     /// Its variables, which it writes to.
     pub variables: PathBuf,
-    /// A directory that it sees as the EFI system partition, read-only: FAT16 on a disk with an MBR.
-    pub partition: PathBuf,
-    /// Boot from that partition, instead of the kernel directly.
-    pub boots_partition: bool,
+    /// A directory that it sees as the EFI system partition, read-only: FAT16 on a disk with an MBR. Without one,
+    /// the partition is on the machine's own disk.
+    pub partition: Option<PathBuf>,
 }
 
 /// A processor that TCG emulates. None does everything.
@@ -201,9 +202,11 @@ fn command(hardware: &Hardware) -> Command {
     if let Some(uefi) = &hardware.uefi {
         drive("if=pflash,unit=0,format=raw,readonly=on,file=", &uefi.code);
         drive("if=pflash,unit=1,format=raw,file=", &uefi.variables);
-        drive("if=virtio,format=raw,readonly=on,file=fat:", &uefi.partition);
+        if let Some(partition) = &uefi.partition {
+            drive("if=virtio,format=raw,readonly=on,file=fat:", partition);
+        }
     }
-    if !hardware.uefi.as_ref().is_some_and(|uefi| uefi.boots_partition) {
+    if !hardware.boots_disk {
         command.arg("-kernel").arg(&hardware.kernel).arg("-initrd").arg(&hardware.initramfs);
         command.args(["-append", &format!("{COMMAND_LINE} {}", hardware.command_line)]);
     }

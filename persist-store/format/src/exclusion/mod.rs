@@ -5,13 +5,15 @@
 //! ```text
 //! store --List::encode--> variable or file --choose--> List --plan--> Plan --driver--> Outcome --> rasd
 //! ```
-//! The same [`plan`] serves the UEFI driver, the fallback by GRUB or the kernel's command line, and exports.
+//! The same [`plan_with_room`] serves the UEFI driver and the fallback by GRUB or the kernel's command line;
+//! [`plan`] the exports, whose machine is not known.
 
 use ras_core::{Pfn, PfnRange, RetireReason, RetireState, RetiredPage, Severity};
 
 mod list;
 mod outcome;
 mod plan;
+mod room;
 mod runs;
 mod seal;
 
@@ -25,6 +27,7 @@ pub use outcome::{
     Clock, CopyState, DETAILS_MAX, Detail, Fate, OUTCOME_SIZE_MAX, Outcome, OutcomeDamage, Times,
 };
 pub use plan::{FILLER_PAGES_MAX, GAP_PAGES_MAX, Limits, Plan, plan};
+pub use room::{ROOM_PAGES, plan_with_room};
 pub use runs::{flatten, total, union};
 
 /// Page frame numbers have 40 bits: x86 has at most 52 bits of physical address.

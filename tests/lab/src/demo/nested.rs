@@ -150,6 +150,7 @@ impl Lab {
             error_records: None,
             memory_mib: MEMORY_MIB,
             disks: vec![self.file("disk.img")],
+            boots_disk: false,
             uefi: None,
             dir: self.dir.path().to_owned(),
         })?;

@@ -72,6 +72,7 @@ impl Lab {
             error_records: Some(self.store()),
             memory_mib: MEMORY_MIB,
             disks: Vec::new(),
+            boots_disk: false,
             uefi: None,
             dir,
         })?;

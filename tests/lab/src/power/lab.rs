@@ -98,6 +98,7 @@ impl Lab {
                 .chain(recordings)
                 .map(|name| self.file(&name))
                 .collect(),
+            boots_disk: false,
             uefi: None,
             dir,
         })?;

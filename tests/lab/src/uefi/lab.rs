@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use ras_store_format::exclusion::{List, Outcome, place};
 use tempfile::TempDir;
 
+use super::installed;
 use crate::image;
 use crate::kernel::{ModuleFile, Series, StockKernel};
 use crate::machine::Machine;
@@ -16,8 +17,21 @@ use crate::{artifacts, packages};
 
 const PROGRAMS: [(&str, &str); 2] = [("lab-agent", "init"), ("memory-hog", "bin/memory-hog")];
 
+/// Programs of a machine that the driver is installed on.
+const INSTALLABLE: [(&str, &str); 5] = [
+    ("lab-agent", "init"),
+    ("memory-hog", "bin/memory-hog"),
+    ("page-holder", "bin/page-holder"),
+    ("rasd", "bin/rasd"),
+    ("rasctl", "bin/rasctl"),
+];
+
+/// Its modules: variables, FAT as Debian mounts it, and a disk.
+const INSTALLABLE_MODULES: [&str; 7] =
+    ["efivarfs", "nls_cp437", "nls_ascii", "vfat", "crc32c_generic", "ext4", "virtio_blk"];
+
 /// Where Linux shows variables.
-const VARIABLES: &str = "/sys/firmware/efi/efivars";
+pub(super) const VARIABLES: &str = "/sys/firmware/efi/efivars";
 
 /// A kernel with what it boots.
 struct Bootable {
@@ -31,6 +45,8 @@ pub(super) struct Lab {
     dir: TempDir,
     usual: Bootable,
     older: Option<Bootable>,
+    /// The usual kernel with everything that installing takes.
+    installable: Option<Bootable>,
     code: PathBuf,
     fresh_variables: PathBuf,
     driver: Vec<u8>,
@@ -73,24 +89,33 @@ pub(super) struct Booted {
 }
 
 impl Lab {
-    /// Fetches and builds everything; the older kernel only if it is wanted.
-    pub(super) fn prepare(with_older: bool) -> Result<Self> {
+    /// Fetches and builds everything; the older kernel and what installing takes only for the whole story.
+    pub(super) fn prepare(whole: bool) -> Result<Self> {
         let ovmf = packages::download_unpack("ovmf")?.join("usr/share/OVMF");
         let boot_loader = packages::download_unpack("systemd-boot-efi")?;
         let driver = artifacts::uefi_driver()?;
         let driver = fs::read(&driver).with_context(|| format!("reading {}", driver.display()))?;
         // A short path, since sockets live in it.
         let dir = TempDir::with_prefix("ras-uefi-").context("creating the lab's directory")?;
-        let bootable = |series| -> Result<Bootable> {
+        let bootable = |series, programs: &[_], modules: &[_], files: &[_]| -> Result<Bootable> {
             let kernel = StockKernel::fetch_series(series)?;
-            let modules = kernel.modules(&["efivarfs"])?;
-            let initramfs = dir.path().join(format!("initramfs-{}.cpio", kernel.release));
-            image::initramfs(&initramfs, &PROGRAMS, &modules, &[])?;
+            let modules = kernel.modules(modules)?;
+            let name = format!("initramfs-{}-{}.cpio", kernel.release, programs.len());
+            let initramfs = dir.path().join(name);
+            image::initramfs(&initramfs, programs, &modules, files)?;
             Ok(Bootable { kernel, modules, initramfs })
         };
+        let plain = |series| bootable(series, &PROGRAMS, &["efivarfs"], &[]);
+        let packaged = format!("usr/lib/rampart/{}", place::DRIVER_FILE);
+        let installable = || {
+            let files =
+                [("etc/rasd.toml", installed::CONFIG.as_bytes()), (&packaged, driver.as_slice())];
+            bootable(Series::V6_12, &INSTALLABLE, &INSTALLABLE_MODULES, &files)
+        };
         Ok(Self {
-            usual: bootable(Series::V6_12)?,
-            older: with_older.then(|| bootable(Series::V6_1)).transpose()?,
+            usual: plain(Series::V6_12)?,
+            older: whole.then(|| plain(Series::V6_1)).transpose()?,
+            installable: whole.then(installable).transpose()?,
             code: ovmf.join("OVMF_CODE_4M.fd"),
             fresh_variables: ovmf.join("OVMF_VARS_4M.fd"),
             driver,
@@ -117,10 +142,43 @@ impl Lab {
         &self.fresh_variables
     }
 
+    /// A new directory.
+    pub(super) fn dir(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.dir.path().join(name);
+        fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
+        Ok(dir)
+    }
+
+    /// The firmware's program.
+    pub(super) fn code(&self) -> &Path {
+        &self.code
+    }
+
+    /// systemd-boot.
+    pub(super) fn boot_loader(&self) -> Result<Vec<u8>> {
+        fs::read(&self.boot_loader).context("reading systemd-boot")
+    }
+
+    /// The usual kernel.
+    pub(super) fn kernel(&self) -> &Path {
+        &self.usual.kernel.image
+    }
+
+    /// An initial RAM file system with just the agent and the hog.
+    pub(super) fn initramfs(&self) -> &Path {
+        &self.usual.initramfs
+    }
+
+    /// An initial RAM file system with everything that installing takes, and its modules.
+    pub(super) fn installable(&self) -> Result<(&Path, &[ModuleFile])> {
+        let Bootable { initramfs, modules, .. } =
+            self.installable.as_ref().context("the whole story")?;
+        Ok((initramfs, modules))
+    }
+
     /// Switches it on and waits for user space.
     pub(super) fn boot(&self, setup: &Setup) -> Result<Booted> {
-        let dir = self.dir.path().join(&setup.name);
-        fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
+        let dir = self.dir(&setup.name)?;
         let variables = dir.join("variables.fd");
         fs::copy(&setup.variables, &variables).context("copying the firmware's variables")?;
         let partition = dir.join("partition");
@@ -139,7 +197,7 @@ impl Lab {
             How::Firmware | How::BootLoader => &self.usual,
         };
         if setup.how == How::BootLoader {
-            put("EFI/BOOT/BOOTX64.EFI", &fs::read(&self.boot_loader)?)?;
+            put("EFI/BOOT/BOOTX64.EFI", &self.boot_loader()?)?;
             put(&format!("EFI/systemd/drivers/{}", place::DRIVER_FILE), &self.driver)?;
             put("loader/loader.conf", b"timeout 0\ndefault lab.conf\n")?;
             let entry = format!(
@@ -162,12 +220,8 @@ impl Lab {
             error_records: None,
             memory_mib: setup.memory_mib,
             disks: Vec::new(),
-            uefi: Some(Uefi {
-                code: self.code.clone(),
-                variables,
-                partition,
-                boots_partition: setup.how == How::BootLoader,
-            }),
+            boots_disk: setup.how == How::BootLoader,
+            uefi: Some(Uefi { code: self.code.clone(), variables, partition: Some(partition) }),
             dir: dir.clone(),
         })?;
         let elapsed = started.elapsed();
@@ -220,14 +274,7 @@ impl Booted {
 
     /// What the driver left; `None` where it did not run.
     pub(super) fn outcome(&mut self) -> Result<Option<Outcome>> {
-        let path = format!("{VARIABLES}/{}-{}", place::OUTCOME_VARIABLE, place::VENDOR);
-        let Ok(bytes) = self.machine.read_bytes(&path) else { return Ok(None) };
-        let (attributes, record) = bytes.split_at_checked(4).context("attributes come first")?;
-        anyhow::ensure!(
-            attributes == place::OUTCOME_ATTRIBUTES.to_le_bytes(),
-            "the outcome's attributes are {attributes:x?}"
-        );
-        Outcome::decode(record).context("reading the outcome").map(Some)
+        outcome(&mut self.machine)
     }
 
     /// Everything firmware and kernel said.
@@ -235,6 +282,18 @@ impl Booted {
         let bytes = fs::read(self.dir.join("console.log")).context("reading console.log")?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
+}
+
+/// What the driver left; `None` where it did not run.
+pub(super) fn outcome(machine: &mut Machine) -> Result<Option<Outcome>> {
+    let path = format!("{VARIABLES}/{}-{}", place::OUTCOME_VARIABLE, place::VENDOR);
+    let Ok(bytes) = machine.read_bytes(&path) else { return Ok(None) };
+    let (attributes, record) = bytes.split_at_checked(4).context("attributes come first")?;
+    anyhow::ensure!(
+        attributes == place::OUTCOME_ATTRIBUTES.to_le_bytes(),
+        "the outcome's attributes are {attributes:x?}"
+    );
+    Outcome::decode(record).context("reading the outcome").map(Some)
 }
 
 /// One copy of a list.

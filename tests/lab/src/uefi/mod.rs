@@ -10,6 +10,9 @@
 
 mod checks;
 mod curve;
+mod disk;
+mod fallback;
+mod installed;
 mod lab;
 
 use std::path::PathBuf;
@@ -63,6 +66,7 @@ const BOOT_RATIO_MAX: f64 = 1.2;
 /// The reason why not, in one line.
 pub fn possible() -> Result<(), String> {
     image::requirements()?;
+    disk::requirements()?;
     // Firmware and boot loader are downloaded and only unpacked.
     capability::apt()?;
     // Two machines at a time, filled to the brim. The largest one is judged apart.
@@ -77,6 +81,7 @@ pub fn possible() -> Result<(), String> {
 pub fn run() -> Result<Summary> {
     possible().map_err(anyhow::Error::msg)?;
     image::ensure_packages()?;
+    disk::ensure_packages()?;
     let lab = Lab::prepare(true)?;
     let mut story = Story::begin("Retired pages are gone before a stock kernel runs");
     if let Err(error) = tell(&mut story, &lab) {
@@ -106,15 +111,28 @@ type Chapter<'a> = (&'a str, Box<dyn Fn(&mut Tale) -> Result<()> + Sync + 'a>);
 fn tell(story: &mut Story, lab: &Lab) -> Result<()> {
     story.chapter("A machine without the driver; it prepares the variables of all others");
     let prepared = prepare(story, lab)?;
-    let chapters: [Chapter<'_>; 8] = [
-        (
-            "Driver####: listed pages are unusable, and nobody gets them",
-            Box::new(|tale| listed(tale, lab, &prepared)),
-        ),
+    // The first two are compared, and run side by side: what else the host does slows both down.
+    let chapters: [Chapter<'_>; 11] = [
         ("A list at the cap", Box::new(|tale| at_the_cap(tale, lab, &prepared))),
         (
             "10,000 scattered pages, in a file, the worst of them everywhere",
             Box::new(|tale| many(tale, lab, &prepared)),
+        ),
+        (
+            "Installed by rasctl: an error, rasd, three boots",
+            Box::new(|tale| installed::driver_entry(tale, lab)),
+        ),
+        (
+            "Installed by rasctl for systemd-boot",
+            Box::new(|tale| installed::driver_directory(tale, lab)),
+        ),
+        (
+            "Without UEFI: the kernel's command line, and GRUB",
+            Box::new(|tale| fallback::without_uefi(tale, lab)),
+        ),
+        (
+            "Driver####: listed pages are unusable, and nobody gets them",
+            Box::new(|tale| listed(tale, lab, &prepared)),
         ),
         (
             "Pages above 4 GiB, in a machine with 6 GiB",

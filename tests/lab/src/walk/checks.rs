@@ -13,7 +13,7 @@ use crate::capability::meminfo_kib;
 use crate::machine::{Machine, lines_of};
 
 /// `holds`, or the reason why not.
-pub(super) fn expect(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
+pub(crate) fn expect(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(otherwise()) }
 }
 
@@ -25,7 +25,7 @@ pub(super) fn is_recent(time: Timestamp) -> Result<(), String> {
 }
 
 /// Waits for rasd's `READY=1`; the kernel's `HardwareCorrupted` at that moment, in KiB.
-pub(super) fn ready(machine: &mut Machine, timeout: Duration) -> Result<u64> {
+pub(crate) fn ready(machine: &mut Machine, timeout: Duration) -> Result<u64> {
     let found = machine.wait("rasd to be ready", timeout, |events| {
         events.iter().find_map(|event| match event {
             Event::Notified { state, corrupted_kib }
@@ -44,7 +44,7 @@ pub(super) fn ready(machine: &mut Machine, timeout: Duration) -> Result<u64> {
 }
 
 /// Waits for the first report of the page holder that `pick` takes.
-pub(super) fn report<T>(
+pub(crate) fn report<T>(
     machine: &mut Machine,
     what: &str,
     pick: impl Fn(&Report) -> Option<T>,
@@ -84,7 +84,7 @@ pub(super) fn told_of_progress(machine: &Machine) -> Result<(), String> {
 }
 
 /// A figure rasd exports.
-pub(super) fn figure(machine: &mut Machine, name: &str) -> Result<u64> {
+pub(crate) fn figure(machine: &mut Machine, name: &str) -> Result<u64> {
     let text = machine.read("/run/rasd.prom")?;
     let mut samples = text.lines().filter_map(|line| line.rsplit_once(' '));
     let (_, value) = samples.find(|(sample, _)| *sample == name).context("no such figure")?;
@@ -92,12 +92,12 @@ pub(super) fn figure(machine: &mut Machine, name: &str) -> Result<u64> {
 }
 
 /// `rasctl status --json`.
-pub(super) fn status(machine: &mut Machine) -> Result<Status> {
+pub(crate) fn status(machine: &mut Machine) -> Result<Status> {
     serde_json::from_str(&rasctl(machine, &["status", "--json"])?).context("reading rasd's status")
 }
 
 /// Asks for the status until `reached`.
-pub(super) fn wait_status(
+pub(crate) fn wait_status(
     machine: &mut Machine,
     what: &str,
     reached: impl Fn(&Status) -> bool,
@@ -109,7 +109,7 @@ pub(super) fn wait_status(
 }
 
 /// `rasctl pages list --json`.
-pub(super) fn pages(machine: &mut Machine) -> Result<Vec<RetiredPage>> {
+pub(crate) fn pages(machine: &mut Machine) -> Result<Vec<RetiredPage>> {
     let text = rasctl(machine, &["pages", "list", "--json"])?;
     parse_pages(&text)
 }
@@ -157,7 +157,7 @@ pub(super) fn listed_as(
 }
 
 /// Waits until rasd lists `pfn` as retired.
-pub(super) fn retired(machine: &mut Machine, pfn: Pfn) -> Result<RetiredPage> {
+pub(crate) fn retired(machine: &mut Machine, pfn: Pfn) -> Result<RetiredPage> {
     listed_as(machine, pfn, RetireState::Retired)
 }
 

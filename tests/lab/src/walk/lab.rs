@@ -89,6 +89,7 @@ impl Lab {
             error_records: None,
             memory_mib: MEMORY_MIB,
             disks: vec![disk],
+            boots_disk: false,
             uefi: None,
             dir,
         })?;

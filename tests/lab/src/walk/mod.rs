@@ -10,7 +10,7 @@
 //! ```
 //! The disk outlives the machine, which is never shut down: its plug is pulled.
 
-mod checks;
+pub(crate) mod checks;
 mod holder;
 mod lab;
 

@@ -134,7 +134,10 @@ fn write_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&fresh)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&fresh, path)
+        fs::rename(&fresh, path)?;
+        // FAT keeps a file's size and place beside its name, and Linux writes a new name without them at
+        // first: until they are written as well, a power loss leaves an empty file.
+        file.sync_all()
     };
     if let Err(error) = write() {
         // The room it took may be what is missing.

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use persist_store::exclusion::Limits;
 use ras_core::{PAGE_SIZE, RetiredPage};
-use rasctl::exchange::export::{Exported, Form, Quote, export};
+use rasctl::exchange::export::{Exported, Form, Quote, export_for};
 
 use super::host::Host;
 use crate::Failure;
@@ -56,8 +56,9 @@ impl Fallback {
         let fixed_place = others.contains(&"nokaslr");
         let usual = if fixed_place { Limits::RANGES_DEFAULT } else { KASLR_REGIONS };
         let mut ranges = ranges.unwrap_or(usual);
+        let memory = host.memory(pages);
         let plain = loop {
-            let plain = export(pages, Form::Memmap, Quote::Plain, Some(ranges));
+            let plain = export_for(&memory, pages, Form::Memmap, Quote::Plain, Some(ranges));
             if plain.text.trim_end().len() <= room || ranges == 1 {
                 break plain;
             }
@@ -75,7 +76,7 @@ impl Fallback {
             return none;
         }
         let parameter = plain.text.trim_end().to_owned();
-        let quoted = export(pages, Form::Memmap, Quote::DefaultGrub, Some(ranges));
+        let quoted = export_for(&memory, pages, Form::Memmap, Quote::DefaultGrub, Some(ranges));
         let mut fallback = Self::of(quoted.text, &plain, pages);
         if !parameter.is_empty() {
             let regions = parameter.split(',').count();
@@ -108,7 +109,8 @@ impl Fallback {
             host.has_uefi() || page.pfn.0.saturating_add(1).saturating_mul(PAGE_SIZE) < 1 << 32
         };
         let reached: Vec<RetiredPage> = pages.iter().filter(reaches).cloned().collect();
-        let exported = export(&reached, Form::GrubCutmem, Quote::Plain, ranges);
+        let exported =
+            export_for(&host.memory(pages), &reached, Form::GrubCutmem, Quote::Plain, ranges);
         let commands = exported.text.lines().filter(|line| !line.starts_with('#'));
         let needles: Vec<String> = commands.map(str::to_owned).collect();
         let text = format!("insmod mmap\n{}\n", needles.join("\n"));

@@ -1,10 +1,13 @@
 //! What a machine has to boot from, all of it below one root.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use persist_store::efivarfs::Efivarfs;
+use persist_store::exclusion::{BadRange, Badness, union};
+use ras_core::{PAGE_SIZE, Pfn, PfnRange, RetiredPage};
 use rasctl::efi::load_option::{GLOBAL, Partition, Signature};
 
 use crate::Failure;
@@ -240,6 +243,47 @@ impl Host {
         // The kernel's view of the disk and the table on it have to be of one opinion.
         let same = u64_at(&entry, 32)? == start;
         same.then_some(Signature::Gpt(*entry.get(16..)?.first_chunk()?))
+    }
+
+    /// The machine's memory, as the kernel was told of it; empty where it does not say. What was taken out of
+    /// it for `pages` is memory, or there would seem to be less room at every boot.
+    pub(super) fn memory(&self, pages: &[RetiredPage]) -> Vec<PfnRange> {
+        // Linux Documentation/ABI/testing/sysfs-firmware-memmap: a directory for each range, its end included.
+        const MAP: &str = "/sys/firmware/memmap";
+        let Ok(entries) = fs::read_dir(self.at(MAP)) else { return Vec::new() };
+        let region = |entry: io::Result<fs::DirEntry>| -> Option<(String, u64, u64)> {
+            let dir = entry.ok()?.path();
+            let text = |name: &str| fs::read_to_string(dir.join(name)).ok();
+            let number = |name: &str| {
+                u64::from_str_radix(text(name)?.trim().trim_start_matches("0x"), 16).ok()
+            };
+            Some((text("type")?.trim().into(), number("start")?, number("end")?.checked_add(1)?))
+        };
+        let regions: Vec<_> = entries.filter_map(region).collect();
+        let ram = regions.iter().filter(|(kind, ..)| kind == "System RAM");
+        let whole_pages = ram.filter_map(|(_, start, end)| {
+            let (start, end) = (start.div_ceil(PAGE_SIZE), end / PAGE_SIZE);
+            Some(PfnRange { start: Pfn(start), count: end.checked_sub(start)? })
+        });
+        let of = |pages| BadRange { pages, badness: Badness::default() };
+        let mut memory: Vec<BadRange> = whole_pages.map(of).collect();
+        let seen = union(&memory);
+        let listed: BTreeSet<u64> = pages.iter().map(|page| page.pfn.0).collect();
+        memory.extend(seen.windows(2).filter_map(|pair| {
+            let [before, after] = pair else { return None };
+            let (first, end) = (before.start.0.checked_add(before.count)?, after.start.0);
+            // GRUB leaves a hole (BIOS) or unusable memory (UEFI). What is taken out begins and ends with
+            // listed pages.
+            let is_ours = listed.contains(&first) && listed.contains(&end.checked_sub(1)?);
+            let is_others = regions.iter().any(|(kind, start, stop)| {
+                !matches!(kind.as_str(), "System RAM" | "Unusable memory")
+                    && *start < end.saturating_mul(PAGE_SIZE)
+                    && *stop > first.saturating_mul(PAGE_SIZE)
+            });
+            let pages = PfnRange { start: Pfn(first), count: end - first };
+            (is_ours && !is_others).then_some(of(pages))
+        }));
+        union(&memory)
     }
 
     /// Parameters the running kernel was started with.

@@ -11,11 +11,11 @@
 //! | `memtest` | `badram=ADDR,MASK,…` | Memtest86+ README, "BadRAM Patterns" |
 //!
 //! All but JSON have limits. Which pages are worth their place, and which neighbours become one range, is
-//! the decision of [`exclusion::plan`], the same as for firmware.
+//! the decision of [`plan_with_room`], the same as for firmware.
 
 use std::cmp::Reverse;
 
-use persist_store::exclusion::{BadRange, Badness, Limits, Plan, plan};
+use persist_store::exclusion::{BadRange, Badness, Limits, Plan, plan_with_room, total};
 use ras_core::{PAGE_SIZE, Pfn, PfnRange, RetiredPage};
 
 use super::pattern::Pattern;
@@ -82,10 +82,24 @@ pub struct Exported {
     pub filler_pages: u64,
 }
 
-/// Writes `pages`. `ranges_max` is the number of separate ranges; `None` is the default of firmware.
-/// Entries that keep no page out of use are left out of every form but JSON.
+/// Writes `pages` for any machine. `ranges_max` is the number of separate ranges; `None` is the default of
+/// firmware. Entries that keep no page out of use are left out of every form but JSON.
 #[must_use]
 pub fn export(
+    pages: &[RetiredPage],
+    form: Form,
+    quote: Quote,
+    ranges_max: Option<u32>,
+) -> Exported {
+    export_for(&[], pages, form, quote, ranges_max)
+}
+
+/// [`export`] for a machine with this `memory`, in ascending order and without overlaps: what is written
+/// leaves room for a kernel, and takes no more of the memory than firmware's driver would. Windows' form
+/// has no such bounds.
+#[must_use]
+pub fn export_for(
+    memory: &[PfnRange],
     pages: &[RetiredPage],
     form: Form,
     quote: Quote,
@@ -97,27 +111,30 @@ pub fn export(
         bad.map(|page| BadRange::single(page.pfn, Badness::of(page))).collect();
     // Zero would mean the default.
     let ranges_max = ranges_max.unwrap_or(Limits::RANGES_DEFAULT).max(1);
+    let fitting = |longest: usize, write: &dyn Fn(&[PfnRange]) -> String| {
+        fitting(memory, &listed, ranges_max, longest, write)
+    };
     let mut exported = match form {
         Form::Json => return json(pages),
         _ if listed.is_empty() => Exported::default(),
         Form::Bcdedit => bcdedit(&listed),
-        Form::Memmap => memmap(&listed, quote, ranges_max),
+        Form::Memmap => memmap(fitting, quote),
         Form::Xen => {
             let longest = "badpage=".len() + XEN_VALUE_MAX;
-            let mut exported = fitting(&listed, ranges_max, longest, xen);
+            let mut exported = fitting(longest, &xen);
             exported.note(
                 "this goes on Xen's own command line, not on dom0's; it keeps 99 characters of it",
             );
             exported
         }
-        Form::GrubCutmem => grub(fitting(&listed, ranges_max, usize::MAX, cutmem), &listed),
+        Form::GrubCutmem => grub(fitting(usize::MAX, &cutmem), &listed),
         Form::GrubBadram => {
-            let mut exported = grub(fitting(&listed, ranges_max, usize::MAX, badram), &listed);
+            let mut exported = grub(fitting(usize::MAX, &badram), &listed);
             exported
-                .note("GRUB 2.06 on UEFI was seen to hang at `badram`: try `grub-cutmem` there");
+                .note("GRUB 2.06 was seen to hang at `badram`, by a BIOS and by UEFI: prefer `grub-cutmem`");
             exported
         }
-        Form::Memtest => fitting(&listed, ranges_max, usize::MAX, memtest),
+        Form::Memtest => fitting(usize::MAX, &memtest),
     };
     exported.account(&listed, suspended);
     exported.comment(form);
@@ -146,7 +163,7 @@ impl Exported {
         }
         if left > 0 {
             self.note(format!(
-                "{left} pages did not fit; rasd offlines them once the kernel runs:"
+                "{left} pages did not fit, or lie where a kernel needs room; rasd offlines them once it runs:"
             ));
             let named: Vec<String> = self.left_over.iter().copied().map(shown).collect();
             let lines =
@@ -174,13 +191,18 @@ fn json(pages: &[RetiredPage]) -> Exported {
 
 /// As many ranges as make a text of at most `longest` bytes; the worst pages first.
 fn fitting(
+    memory: &[PfnRange],
     listed: &[BadRange],
     ranges_max: u32,
     longest: usize,
-    write: impl Fn(&[PfnRange]) -> String,
+    write: &dyn Fn(&[PfnRange]) -> String,
 ) -> Exported {
     let attempt = |ranges_max: u32| {
-        let plan = plan(listed, Limits { ranges_max, bytes_max: 0 });
+        let mut limits = Limits { ranges_max, bytes_max: 0 };
+        if !memory.is_empty() {
+            limits = limits.bounded_by_memory(total(memory).saturating_mul(PAGE_SIZE));
+        }
+        let plan = plan_with_room(listed, limits, memory);
         let ranges: Vec<PfnRange> = plan.ranges.iter().map(|range| range.pages).collect();
         (write(&ranges), plan)
     };
@@ -213,7 +235,10 @@ fn fitting(
     Exported { left_over, ..Exported::default() }
 }
 
-fn memmap(listed: &[BadRange], quote: Quote, ranges_max: u32) -> Exported {
+fn memmap(
+    fitting: impl Fn(usize, &dyn Fn(&[PfnRange]) -> String) -> Exported,
+    quote: Quote,
+) -> Exported {
     // One parameter for all: of several, the decompressor heeds the first four at most.
     let parameter = |ranges: &[PfnRange]| {
         let regions = ranges.iter().map(|range| {
@@ -223,7 +248,7 @@ fn memmap(listed: &[BadRange], quote: Quote, ranges_max: u32) -> Exported {
         format!("memmap={}", regions.collect::<Vec<_>>().join(","))
     };
     let longest = KERNEL_LINE_MAX - 1 - KERNEL_LINE_OTHERS;
-    let mut exported = fitting(listed, ranges_max, longest, parameter);
+    let mut exported = fitting(longest, &parameter);
     if exported.text.is_empty() {
         return exported;
     }

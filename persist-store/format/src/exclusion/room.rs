@@ -5,9 +5,8 @@
 use alloc::vec::Vec;
 
 use ras_core::{PAGE_SIZE, Pfn, PfnRange};
-use ras_store_format::exclusion::BadRange;
 
-use crate::Map;
+use super::{BadRange, Badness, Limits, Plan, between, end, plan, union};
 
 /// What is kept in one piece: 256 MiB, or a quarter of the largest piece where that is less. Small machines have
 /// small initial RAM file systems.
@@ -16,13 +15,38 @@ pub const ROOM_PAGES: u64 = (256 << 20) / PAGE_SIZE;
 /// Where it has to be: below 4 GiB, where every loader looks.
 const BELOW: u64 = (4 << 30) / PAGE_SIZE;
 
+/// [`plan`] for a machine whose free memory is known: if it leaves no room for a kernel, the pages that are in
+/// the way are left over. `free` is in ascending order and without overlaps; where nothing of it is known,
+/// it is empty and the plan as ever. Time n log n, and linear in the length of `free`.
+#[must_use]
+pub fn plan_with_room(listed: &[BadRange], limits: Limits, free: &[PfnRange]) -> Plan {
+    let planned = plan(listed, limits);
+    let Some(room) = to_keep(free, &planned.ranges) else { return planned };
+    let (first, behind) = (room.start.0, end(room));
+    let (mut spared, mut others) = (Vec::new(), Vec::new());
+    for range in listed {
+        let (start, stop) = (range.pages.start.0, range.end());
+        let part = |start, stop| {
+            between(start, stop).map(|pages| BadRange { pages, badness: range.badness })
+        };
+        spared.extend(part(start.max(first), stop.min(behind)));
+        others.extend(part(start, stop.min(first)));
+        others.extend(part(start.max(behind), stop));
+    }
+    let mut planned = plan(&others, limits);
+    let left = planned.left_over.iter();
+    spared.extend(left.map(|&pages| BadRange { pages, badness: Badness::default() }));
+    planned.left_over = union(&spared);
+    planned
+}
+
 /// Free memory in one piece from which nothing is to be taken, if `planned` leaves none: where there are
 /// the mildest and fewest of these. `None` where there is room anyway. `planned` is in ascending order
 /// and without overlaps. Linear in the number of regions and ranges.
-pub(crate) fn to_keep(map: &Map, planned: &[BadRange]) -> Option<PfnRange> {
-    let regions: Vec<(u64, u64)> = map
-        .free()
-        .map(|region| (region.start.0, region.start.0.saturating_add(region.count).min(BELOW)))
+fn to_keep(free: &[PfnRange], planned: &[BadRange]) -> Option<PfnRange> {
+    let regions: Vec<(u64, u64)> = free
+        .iter()
+        .map(|region| (region.start.0, end(*region).min(BELOW)))
         .filter(|(start, end)| start < end)
         .collect();
     let largest = regions.iter().map(|(start, end)| end - start).max()?;
