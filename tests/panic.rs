@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use ras_core::Gpa;
-use ras_lab::vm::{Vm, VmOptions};
+use ras_lab::vm::{Line, Vm, VmOptions};
 use ras_qmp::ras::{RetireCause, RetireOutcome};
 use ras_qmp::{Client, QmpError, RunState};
 use serde_json::{Value, json};
@@ -281,7 +281,7 @@ fn a_reset_or_a_triple_fault_starts_the_guest_again() -> Result<()> {
         }
         assert_eq!((qmp.query_status()?, vm.pid()), (RunState::Running, pid));
         starts_again(&vm, vm.mark())?;
-        let ready: Vec<_> = vm.lines().iter().filter_map(ras_lab::vm::Line::ready).collect();
+        let ready: Vec<_> = vm.lines().iter().filter_map(Line::ready).collect();
         assert!(ready.iter().all(|start| *start == ready[0]), "each like the first: {ready:?}");
     }
     Ok(())
@@ -347,8 +347,7 @@ fn bad_memory_is_repaired_or_kept_out_when_the_guest_starts_again() -> Result<()
     let held: Vec<_> =
         qmp.memory_map()?.poisoned.iter().map(|page| (page.gpa, page.held)).collect();
     assert_eq!(held, plugged.map(|page| (page, true)), "boot memory is healthy again");
-    let ready =
-        vm.lines()[mark..].iter().find_map(ras_lab::vm::Line::ready).context("it started")?;
+    let ready = vm.lines()[mark..].iter().find_map(Line::ready).context("it started")?;
     assert_eq!(ready, before, "another block is plugged instead");
     let device = qmp.execute("query-memory-devices", Value::Null, SOON)?;
     assert_eq!(device[0]["data"]["size"], json!(before.plugged));
