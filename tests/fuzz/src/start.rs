@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 use clap::Parser;
 use ras_core::{Gpa, PAGE_SIZE};
-use rasvmm::config::{Config, Options, Start};
+use rasvmm::config::{Config, Options};
 use rasvmm::devices::virtio::mem::BLOCK_SIZE;
 use rasvmm::memory::layout;
 use rasvmm::memory::mapping::{GuestRam, RegionConfig, RegionKind};
@@ -51,8 +51,8 @@ fn resolved(options: Options) {
         assert!(size.requested <= size.region && size.requested.is_multiple_of(BLOCK_SIZE));
         assert!(region.0 + size.region <= layout::ADDRESS_MAX);
     }
-    if let Start::Kernel { cmdline, .. } = start {
-        assert_eq!(virtio_mem.is_some(), cmdline.contains("virtio_mmio.device=0x200@"));
+    if let Some(kernel) = start.kernel() {
+        assert_eq!(virtio_mem.is_some(), kernel.cmdline.contains("virtio_mmio.device=0x200@"));
     }
 }
 
