@@ -98,8 +98,10 @@ impl Vm {
             tracing::error!("the guest can't start again: {}", chain(&error));
             return self.shut_down(Cause::HostError, Ending::GuestDied);
         }
+        // Before anybody hears of it, so that who asks then finds the state that follows.
+        let runs = lifecycle.was_reset();
         self.machine.emit("RESET", json!({ "guest": cause.is_guest(), "reason": cause }));
-        if lifecycle.was_reset() {
+        if runs {
             self.vcpu.set_running(true);
         }
     }
