@@ -285,6 +285,11 @@ impl Witness {
         zerocopy::transmute!(raw)
     }
 
+    /// Blocks of the journal of this generation that are known to be durable.
+    pub(crate) fn durable_blocks(witness: Option<Self>, generation: u64) -> u64 {
+        witness.filter(|witness| witness.generation == generation).map_or(0, |it| it.blocks)
+    }
+
     /// `None` where the file is damaged.
     #[must_use]
     pub fn decode(file: &[u8]) -> Option<Self> {

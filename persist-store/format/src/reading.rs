@@ -184,10 +184,7 @@ impl<'a> Reading<'a> {
         if end >= capacity || bytes.get(beyond..).is_some_and(|rest| !is_zero(rest)) {
             return Err(Fault::Cut);
         }
-        self.durable_blocks = match witness {
-            Some(witness) if witness.generation == generation => witness.blocks,
-            _ => 0,
-        };
+        self.durable_blocks = Witness::durable_blocks(witness, generation);
         // A commit is only begun after the one before it was acknowledged, so all but the last were.
         let acknowledged = self.durable_blocks.max(last_commit);
         for number in 0..end {

@@ -92,10 +92,7 @@ impl Sound {
         let at = |number: u64| table.get(usize::try_from(number).ok()?).copied().flatten();
         let (end, _) = commits(self.capacity, at).ok()?;
         let in_use = table.iter().filter(|commit| commit.is_some()).count() as u64;
-        let durable = match self.witness {
-            Some(witness) if witness.generation == self.header.generation => witness.blocks,
-            _ => 0,
-        };
+        let durable = Witness::durable_blocks(self.witness, self.header.generation);
         let sound = table.len() as u64 == self.capacity
             && end < self.capacity
             && in_use == end

@@ -106,7 +106,6 @@ mod tests {
     use std::sync::mpsc::Sender;
 
     use crate::ledger::Ledger;
-    use crate::source::Queue;
 
     /// Says what it is asked to do; the last time, it first waits for a word.
     struct Told {
@@ -129,22 +128,11 @@ mod tests {
         }
     }
 
-    fn shared(dir: &std::path::Path) -> Handle {
-        let ledger = Ledger::open(dir, &ras_core::Policy::default()).unwrap();
-        let engine = rasd_api::EngineStatus {
-            name: "none".into(),
-            failover: false,
-            live_migration: false,
-            notes: String::new(),
-        };
-        let queue = Queue::new(std::num::NonZeroUsize::MIN);
-        Shared::new(ledger, ras_core::MachineMap::default(), queue, engine)
-    }
-
     #[test]
     fn the_last_state_is_waited_for_but_not_for_ever() {
         let dir = tempfile::tempdir().unwrap();
-        let shared = shared(dir.path());
+        let ledger = Ledger::open(dir.path(), &ras_core::Policy::default()).unwrap();
+        let shared = Shared::alone(ledger);
         for is_stuck in [false, true] {
             let ((calls, called), (go_on, gone)) = (mpsc::channel(), mpsc::channel());
             let told = Told { calls, go_on: Mutex::new(gone) };

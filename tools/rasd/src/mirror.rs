@@ -222,8 +222,6 @@ mod tests {
     use ras_core::{Pfn, Policy, RetireState, Timestamp};
 
     use crate::ledger::Ledger;
-    use crate::shared::Handle;
-    use crate::source::Queue;
 
     /// Firmware's error records, by their identifiers.
     #[derive(Clone, Default)]
@@ -278,17 +276,6 @@ mod tests {
         Ledger::open(dir, &Policy::default()).unwrap()
     }
 
-    fn shared(ledger: Ledger) -> Handle {
-        let engine = rasd_api::EngineStatus {
-            name: "none".into(),
-            failover: false,
-            live_migration: false,
-            notes: String::new(),
-        };
-        let queue = Queue::new(std::num::NonZeroUsize::MIN);
-        Shared::new(ledger, ras_core::MachineMap::default(), queue, engine)
-    }
-
     #[test]
     fn error_records_are_not_written_before_they_were_read() {
         let dir = tempfile::tempdir().unwrap();
@@ -300,7 +287,7 @@ mod tests {
         assert_eq!((mirror.status().state.as_str(), mirror.status().errors), ("failing", 1));
         let page = ras_core::order::retire(None, Pfn(7), Timestamp(7), "root", "x").unwrap();
         first.order(vec![page]).unwrap();
-        let first = shared(first);
+        let first = Shared::alone(first);
         mirror.finish(&first);
         assert_eq!((mirror.status().errors, records.count()), (2, 0));
 
@@ -320,7 +307,7 @@ mod tests {
         assert_eq!(mirror.status().brought_back, 1);
         assert_eq!(second.page(Pfn(7)).unwrap().state, RetireState::Pending);
         assert_eq!(second.take_ordered(9).len(), 1);
-        mirror.finish(&shared(second));
+        mirror.finish(&Shared::alone(second));
         assert_eq!(mirror.status().written_bytes, written, "it has that already");
     }
 }

@@ -52,6 +52,18 @@ impl Shared {
         })
     }
 
+    /// A ledger with nothing around it.
+    #[cfg(test)]
+    pub fn alone(ledger: Ledger) -> Handle {
+        let engine = EngineStatus {
+            name: "none".into(),
+            failover: false,
+            live_migration: false,
+            notes: String::new(),
+        };
+        Self::new(ledger, MachineMap::default(), Queue::new(std::num::NonZeroUsize::MIN), engine)
+    }
+
     /// What is known. Held for the time of a look or of one durable write, never while waiting for the
     /// kernel, a guest or the cluster.
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {

@@ -282,19 +282,12 @@ impl GuestRam {
     /// [`ReplaceError`]; the page is then as it was.
     pub(crate) fn replace(&self, gpa: Gpa) -> Result<Replaced, ReplaceError> {
         let gpa = gpa.page();
-        let (region, offset) = self.locate_pages(gpa, PAGE_SIZE)?;
+        self.locate_pages(gpa, PAGE_SIZE)?;
         let mut content = [0; bytes(PAGE_SIZE)];
         self.read(gpa, &mut content)?;
         let before = self.pfn_of(gpa);
-        let mut spares = lock(&self.spares);
-        let (file, spare) = spares.fill(&content)?;
-        region.cover(offset, file, spare).map_err(kernel("mapping another frame at", gpa))?;
-        spares.took(gpa, spare);
-        drop(spares);
-        let after = self.pfn_of(gpa);
-        // Whoever reads the memfd and not the mapping for a migration has seen the old frame.
-        self.mark_dirty(gpa, PAGE_SIZE);
-        Ok(Replaced { before, after })
+        self.exchange(gpa, &content)?;
+        Ok(Replaced { before, after: self.pfn_of(gpa) })
     }
 
     /// Gives the page of `gpa` a fresh frame, full of zeroes, whatever became of its own, which stays
@@ -304,13 +297,18 @@ impl GuestRam {
     /// # Errors
     /// [`ReplaceError`]; the page is then as it was.
     pub(crate) fn renew(&self, gpa: Gpa) -> Result<(), ReplaceError> {
-        let gpa = gpa.page();
+        self.exchange(gpa.page(), &[0; bytes(PAGE_SIZE)])
+    }
+
+    /// Maps a frame with `content` over the page at `gpa`.
+    fn exchange(&self, gpa: Gpa, content: &[u8]) -> Result<(), ReplaceError> {
         let (region, offset) = self.locate_pages(gpa, PAGE_SIZE)?;
         let mut spares = lock(&self.spares);
-        let (file, spare) = spares.fill(&[0; bytes(PAGE_SIZE)])?;
+        let (file, spare) = spares.fill(content)?;
         region.cover(offset, file, spare).map_err(kernel("mapping another frame at", gpa))?;
         spares.took(gpa, spare);
         drop(spares);
+        // Whoever reads the memfd and not the mapping for a migration has seen the old frame.
         self.mark_dirty(gpa, PAGE_SIZE);
         Ok(())
     }

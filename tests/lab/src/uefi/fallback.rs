@@ -16,11 +16,11 @@ use persist_store::{Entry, Store};
 use ras_core::{PAGE_SIZE, Pfn, PfnRange, PhysAddr, RetireReason};
 use ras_store_format::exclusion::total;
 
-use super::checks::{Scattered, expect, hog, iomem, is_reserved};
+use super::checks::{Scattered, expect, iomem, is_reserved};
 use super::disk::Disk;
 use super::installed::retired_before;
 use super::lab::Lab;
-use super::{KEEP_MIB, Tale};
+use super::{Tale, hog_gets_none};
 use crate::artifacts;
 use crate::machine::Machine;
 use crate::packages::{self, output};
@@ -133,13 +133,7 @@ fn reserved(
         .iter()
         .map(|range| Scattered { first: range.start.0, step: 1, count: range.count })
         .collect();
-    let hogged = hog(machine, KEEP_MIB, &frames)?;
-    let share = hogged.pages * 4 / 1024 * 100 / u64::from(MEMORY_MIB);
-    tale.check(
-        &format!("a hog takes {share} % of all memory and is given none of them"),
-        expect(hogged.given.is_empty() && share > 70, || format!("{hogged:x?}")),
-    );
-    Ok(())
+    hog_gets_none(tale, machine, MEMORY_MIB, &frames)
 }
 
 /// The ranges of `cutmem` commands.

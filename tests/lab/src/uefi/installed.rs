@@ -19,10 +19,10 @@ use ras_core::{
 use ras_store_format::exclusion::{Badness, Limits, Outcome, place, plan, total};
 use serde_json::Value;
 
-use super::checks::{Scattered, expect, hog, iomem, is_reserved};
+use super::checks::{Scattered, expect, iomem, is_reserved};
 use super::disk::Disk;
 use super::lab::{Lab, outcome};
-use super::{KEEP_MIB, Tale};
+use super::{Tale, hog_gets_none};
 use crate::image;
 use crate::machine::Machine;
 use crate::qemu::{self, Hardware, Processor, Uefi};
@@ -206,13 +206,7 @@ fn only_these_are_unusable(
 fn nobody_gets(tale: &mut Tale, machine: &mut Machine, pages: &[Pfn]) -> Result<()> {
     let frames: Vec<Scattered> =
         pages.iter().map(|pfn| Scattered { first: pfn.0, step: 1, count: 1 }).collect();
-    let hogged = hog(machine, KEEP_MIB, &frames)?;
-    let share = hogged.pages * 4 / 1024 * 100 / u64::from(MEMORY_MIB);
-    tale.check(
-        &format!("a hog takes {share} % of all memory and is given none of them"),
-        expect(hogged.given.is_empty() && share > 70, || format!("{hogged:x?}")),
-    );
-    Ok(())
+    hog_gets_none(tale, machine, MEMORY_MIB, &frames)
 }
 
 /// An error, rasd, the firmware, and the way back.

@@ -31,6 +31,7 @@ pub use curve::{Boot, Load, measure};
 
 use crate::capability;
 use crate::image;
+use crate::machine::Machine;
 use crate::story::{Story, Summary};
 use checks::{Scattered, expect, firmware_regions, hog, iomem, is_reserved};
 use lab::{Booted, How, Lab, Setup, encoded};
@@ -423,6 +424,22 @@ fn unusable_as_planned(
             tale.check("the kernel keeps them from everybody", Err(format!("not {}", range.start)));
         }
     }
+    Ok(())
+}
+
+/// A program takes all of a machine's `memory_mib` that it can get, and none of `frames`.
+fn hog_gets_none(
+    tale: &mut Tale,
+    machine: &mut Machine,
+    memory_mib: u32,
+    frames: &[Scattered],
+) -> Result<()> {
+    let hogged = hog(machine, KEEP_MIB, frames)?;
+    let share = hogged.pages * 4 / 1024 * 100 / u64::from(memory_mib);
+    tale.check(
+        &format!("a hog takes {share} % of all memory and is given none of them"),
+        expect(hogged.given.is_empty() && share > 70, || format!("{hogged:x?}")),
+    );
     Ok(())
 }
 
